@@ -1,0 +1,85 @@
+"""What keeps routers healthy: balance over experts, moderate logits.
+
+Both losses take the decisions on valid frames only, so padding counts in
+neither.
+"""
+
+import torch
+import torch.nn.functional as F
+
+
+def load_balance(decision):
+    """Penalise uneven expert load (Switch Transformer, arXiv 2101.03961 Eq. 4).
+
+    ``E * sum_e f_e P_e`` with f_e the share of decisions for expert e and P_e
+    its mean probability: 1 for a uniform router, up to E for a collapsed one.
+
+    Arguments
+    ---------
+    decision : RoutingDecision
+        Decisions on M valid frames.
+
+    Returns
+    -------
+    torch.Tensor
+        The loss, a scalar.
+
+    Example
+    -------
+    >>> from merit_modules.routers import RoutingDecision
+    >>> probs = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    >>> index, weights = torch.tensor([[0], [0]]), torch.ones(2, 1)
+    >>> load_balance(RoutingDecision(probs.log(), probs, index, weights))
+    tensor(2.)
+    """
+    n_experts = decision.probs.shape[-1]
+    load = expert_load(decision)
+    return n_experts * (load * decision.probs.mean(dim=0)).sum()
+
+
+def router_z(decision):
+    """Penalise large router logits (ST-MoE, arXiv 2202.08906 Eq. 5).
+
+    Arguments
+    ---------
+    decision : RoutingDecision
+        Decisions on M valid frames.
+
+    Returns
+    -------
+    torch.Tensor
+        Mean squared log-sum-exp of the logits, a scalar.
+
+    Example
+    -------
+    >>> from merit_modules.routers import RoutingDecision
+    >>> logits = torch.full((3, 2), -torch.tensor(2.0).log())
+    >>> router_z(RoutingDecision(logits, None, None, None))
+    tensor(0.)
+    """
+    return decision.logits.logsumexp(dim=-1).square().mean()
+
+
+def expert_load(decision):
+    """Compute the share of decisions that each expert received.
+
+    Arguments
+    ---------
+    decision : RoutingDecision
+        Decisions on M valid frames.
+
+    Returns
+    -------
+    torch.Tensor
+        Shares (E,), summing to 1.
+
+    Example
+    -------
+    >>> from merit_modules.routers import RoutingDecision
+    >>> index = torch.tensor([[0], [2], [2], [2]])
+    >>> expert_load(RoutingDecision(None, torch.zeros(4, 3), index, None))
+    tensor([0.2500, 0.0000, 0.7500])
+    """
+    n_experts = decision.probs.shape[-1]
+    chosen = F.one_hot(decision.expert_index.flatten(), n_experts)
+    return chosen.float().mean(dim=0)

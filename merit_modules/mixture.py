@@ -1,0 +1,186 @@
+"""Apply routers and experts: one feature per task and frame."""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from merit_modules.shapes import valid_mask
+
+
+class MixtureOutput(NamedTuple):
+    """Features per task and the decisions behind them.
+
+    Arguments
+    ---------
+    features : dict
+        Task name to features (B, T, R); zero in padding.
+    routing : dict
+        Task name to :class:`~merit_modules.routers.RoutingDecision` on the M
+        valid frames, in the order of the flattened (B, T).
+    valid : torch.Tensor
+        Mask (B, T) of the M valid frames.
+    """
+
+    features: dict
+    routing: dict
+    valid: torch.Tensor
+
+    def expert_map(self, task):
+        """Lay a task's decisions out in time.
+
+        Arguments
+        ---------
+        task : str
+            Task name.
+
+        Returns
+        -------
+        torch.Tensor
+            Best expert per frame (B, T); -1 in padding.
+        """
+        index = self.routing[task].expert_index[:, 0]
+        experts = index.new_full(self.valid.shape, -1)
+        experts[self.valid] = index
+        return experts
+
+
+def dispatch(features, experts, decisions):
+    """Run every expert once on the frames that some task sent to it.
+
+    Equal to running all experts on all frames and weighting the results with
+    zero where an expert was not chosen, but only the chosen pairs are
+    computed; a frame that several tasks send to one expert counts once.
+
+    Arguments
+    ---------
+    features : torch.Tensor
+        Features of M frames (M, L * D).
+    experts : ExpertPool
+        The E experts.
+    decisions : sequence of RoutingDecision
+        One per task.
+
+    Returns
+    -------
+    list of torch.Tensor
+        One result (M, R) per task.
+
+    Example
+    -------
+    >>> from merit_modules.experts import ExpertPool
+    >>> from merit_modules.routers import TopKRouter
+    >>> x, pool = torch.rand(5, 8), ExpertPool(3, 8, 16, 4)
+    >>> se, ser = TopKRouter(8, 3)(x), TopKRouter(8, 3)(x)
+    >>> [y.shape for y in dispatch(x, pool, [se, ser])]
+    [torch.Size([5, 4]), torch.Size([5, 4])]
+    """
+    n_frames = features.shape[0]
+    outputs = [None] * len(decisions)
+    for number, expert in enumerate(experts):
+        sent = [d.expert_index == number for d in decisions]
+        wanted = torch.stack(sent).any(dim=0).any(dim=-1)
+        rows = wanted.nonzero().squeeze(-1)
+        # An idle expert still runs, on no frame: its parameters then have a
+        # gradient (zero) on every rank, which distributed training needs.
+        everything = rows.numel() == n_frames
+        chosen = features if everything else features[rows]
+        result = expert(chosen)
+        for task, decision in enumerate(decisions):
+            weight = torch.where(sent[task], decision.weights, 0.0).sum(-1)
+            part = result * weight[rows].to(result.dtype).unsqueeze(-1)
+            if outputs[task] is None:
+                outputs[task] = part.new_zeros(n_frames, part.shape[-1])
+            outputs[task] = outputs[task].index_add(0, rows, part)
+    return outputs
+
+
+class ExpertMixture(nn.Module):
+    """Shared experts on the concatenated layers, one router per task.
+
+    Sparse MERIT with ``top_k = 1`` in the routers, dense MERIT with
+    ``top_k = n_experts`` (paper Sec. III).
+
+    Arguments
+    ---------
+    layer_mix : LayerNormConcat
+        Makes one feature per frame from the layer representations.
+    experts : ExpertPool
+        The shared experts.
+    routers : dict
+        Task name to its TopKRouter.
+
+    Raises
+    ------
+    ValueError
+        If the parts do not fit together.
+
+    Example
+    -------
+    >>> from merit_modules.experts import ExpertPool
+    >>> from merit_modules.layer_mix import LayerNormConcat
+    >>> from merit_modules.routers import TopKRouter
+    >>> mixture = ExpertMixture(
+    ...     LayerNormConcat(n_layer_reps=3, dim=4),
+    ...     ExpertPool(2, input_size=12, hidden_size=16, output_size=6),
+    ...     {"se": TopKRouter(12, 2), "ser": TopKRouter(12, 2)},
+    ... )
+    >>> out = mixture([torch.rand(2, 5, 4)] * 3, torch.tensor([5, 3]))
+    >>> out.features["se"].shape, len(out.routing["se"].logits)
+    (torch.Size([2, 5, 6]), 8)
+    """
+
+    def __init__(self, layer_mix, experts, routers):
+        super().__init__()
+        if layer_mix.output_size != experts.input_size:
+            raise ValueError(
+                f"experts: expected input_size {layer_mix.output_size} "
+                f"(layers x width), got {experts.input_size}"
+            )
+        for task, router in routers.items():
+            if router.n_experts != len(experts):
+                raise ValueError(
+                    f"router of task {task!r}: expected {len(experts)} "
+                    f"experts, got {router.n_experts}"
+                )
+        self.layer_mix = layer_mix
+        self.experts = experts
+        self.routers = nn.ModuleDict(routers)
+
+    @property
+    def output_size(self):
+        """Width R of the features."""
+        return self.experts.output_size
+
+    def forward(self, layer_reps, n_frames, tasks=None):
+        """Compute the features of some or all tasks.
+
+        Arguments
+        ---------
+        layer_reps : sequence of torch.Tensor
+            L layer representations (B, T, D).
+        n_frames : torch.Tensor
+            Valid frames per utterance (B,).
+        tasks : sequence of str, optional
+            The tasks to serve; all by default. Experts that only other tasks
+            chose are not run.
+
+        Returns
+        -------
+        MixtureOutput
+            Features (B, T, R) per task, routing decisions and valid frames.
+        """
+        tasks = list(self.routers) if tasks is None else list(tasks)
+        valid = valid_mask(n_frames, layer_reps[0].shape[1])
+        frame_index = valid.flatten().nonzero().squeeze(-1)
+        features = self.layer_mix(layer_reps, frame_index)
+        routing = {task: self.routers[task](features) for task in tasks}
+        results = dispatch(features, self.experts, list(routing.values()))
+        unpacked = [self._unpack(y, frame_index, valid) for y in results]
+        return MixtureOutput(dict(zip(tasks, unpacked)), routing, valid)
+
+    @staticmethod
+    def _unpack(packed, frame_index, valid):
+        frames = packed.new_zeros(valid.numel(), packed.shape[-1])
+        frames = frames.index_copy(0, frame_index, packed)
+        return frames.unflatten(0, valid.shape)

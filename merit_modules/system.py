@@ -1,0 +1,158 @@
+"""One object that composes finished parts. It knows no loss and no file."""
+
+from typing import NamedTuple, Optional
+
+import torch
+from torch import nn
+
+from merit_modules.mixture import MixtureOutput
+from merit_modules.se_head import Enhancement
+from merit_modules.shapes import absolute_lengths, valid_mask
+
+
+class SystemOutput(NamedTuple):
+    """What a system made of a batch; absent for tasks not asked for.
+
+    Arguments
+    ---------
+    logits : torch.Tensor, optional
+        Class logits (B, C).
+    enhancement : Enhancement, optional
+        Enhanced spectrum.
+    mixture : MixtureOutput
+        Features and routing decisions.
+    n_samples : torch.Tensor
+        Lengths in samples (B,).
+    """
+
+    logits: Optional[torch.Tensor]
+    enhancement: Optional[Enhancement]
+    mixture: MixtureOutput
+    n_samples: torch.Tensor
+
+
+class JointSystem(nn.Module):
+    """Noisy waveforms to emotion logits and enhanced spectra (paper Fig. 1).
+
+    Arguments
+    ---------
+    normalizer : WaveformNormalizer
+        Normalises waveforms.
+    ssl_encoder : SSLEncoder
+        Waveforms to layer representations.
+    mixture : ExpertMixture
+        Layer representations to features for the tasks ``se`` and ``ser``.
+    se_head : SEHead
+        Features and noisy waveform to enhanced spectrum.
+    ser_head : SERHead
+        Features to class logits.
+
+    Example
+    -------
+    >>> from merit_modules.tiny import tiny_system
+    >>> system = tiny_system()
+    >>> wavs, wav_lens = torch.randn(2, 8000), torch.tensor([1.0, 0.6])
+    >>> out = system(wavs, wav_lens)
+    >>> out.logits.shape, out.enhancement.log1p.shape
+    (torch.Size([2, 4]), torch.Size([2, 201, 51]))
+    >>> system.enhanced_wavs(out, wavs.shape[1]).shape
+    torch.Size([2, 8000])
+    >>> system(wavs, wav_lens, tasks=["ser"]).enhancement is None
+    True
+    """
+
+    def __init__(self, normalizer, ssl_encoder, mixture, se_head, ser_head):
+        super().__init__()
+        self.normalizer = normalizer
+        self.ssl_encoder = ssl_encoder
+        self.mixture = mixture
+        self.se_head = se_head
+        self.ser_head = ser_head
+
+    def forward(self, noisy_wavs, wav_lens=None, tasks=("se", "ser")):
+        """Run the tasks asked for.
+
+        Arguments
+        ---------
+        noisy_wavs : torch.Tensor
+            Waveforms (B, N), 16 kHz, as they come from a file.
+        wav_lens : torch.Tensor, optional
+            Relative lengths (B,); all 1 by default.
+        tasks : sequence of str
+            ``se``, ``ser`` or both. What another task alone needs is not
+            computed.
+
+        Returns
+        -------
+        SystemOutput
+            Logits, enhancement, routing and lengths.
+        """
+        if wav_lens is None:
+            wav_lens = torch.ones(len(noisy_wavs), device=noisy_wavs.device)
+        n_samples = absolute_lengths(wav_lens, noisy_wavs.shape[1])
+        wavs = self.normalize(noisy_wavs, n_samples)
+        layer_reps, n_frames = self.ssl_encoder(wavs, wav_lens)
+        mixture = self.mixture(layer_reps, n_frames, tasks)
+        logits = enhancement = None
+        if "ser" in tasks:
+            logits = self.ser_head(mixture.features["ser"], n_frames)
+        if "se" in tasks:
+            enhancement = self.se_head(
+                mixture.features["se"], n_frames, wavs, n_samples
+            )
+        return SystemOutput(logits, enhancement, mixture, n_samples)
+
+    def normalize(self, wavs, n_samples):
+        """Normalise waveforms and keep their padding at zero.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Waveforms (B, N).
+        n_samples : torch.Tensor
+            Lengths in samples (B,).
+
+        Returns
+        -------
+        torch.Tensor
+            Normalised waveforms (B, N).
+        """
+        samples = valid_mask(n_samples, wavs.shape[1])
+        return torch.where(samples, self.normalizer(wavs), 0.0)
+
+    def log1p_target(self, clean_wavs, n_samples):
+        """Compute the SE target: clean speech in the noisy set's scale.
+
+        Arguments
+        ---------
+        clean_wavs : torch.Tensor
+            Clean waveforms (B, N).
+        n_samples : torch.Tensor
+            Lengths in samples (B,).
+
+        Returns
+        -------
+        torch.Tensor
+            Log1p feature (B, F, S).
+        """
+        wavs = self.normalize(clean_wavs, n_samples)
+        return self.se_head.log1p_target(wavs, n_samples)
+
+    def enhanced_wavs(self, output, n_max):
+        """Turn an output into enhanced waveforms.
+
+        Arguments
+        ---------
+        output : SystemOutput
+            What :meth:`forward` returned.
+        n_max : int
+            Padded length N.
+
+        Returns
+        -------
+        torch.Tensor
+            Waveforms (B, N) in the scale of the input; zero in padding.
+        """
+        wavs = self.se_head.to_wavs(output.enhancement, output.n_samples, n_max)
+        samples = valid_mask(output.n_samples, n_max)
+        return torch.where(samples, self.normalizer.inverse(wavs), 0.0)

@@ -1,0 +1,41 @@
+"""Install merit_modules; ``requirements.txt`` holds the one tested set."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(
+    r'__version__ = "(.+)"', (HERE / "merit_modules/__init__.py").read_text()
+).group(1)
+
+setup(
+    name="merit-modules",
+    version=VERSION,
+    description="Joint speech enhancement and emotion recognition with a "
+    "sparse mixture of experts on self-supervised speech features",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["merit_modules", "merit_modules.*"]),
+    python_requires=">=3.10",
+    install_requires=[
+        "speechbrain>=1.1,<2",
+        "torch>=2.6,<2.15",
+        "torchaudio>=2.6",
+        "hyperpyyaml>=1.2.3",
+        "transformers>=4.48",
+        "soundfile>=0.12",
+        "scipy>=1.10",
+        "scikit-learn>=1.3",
+        "pystoi>=0.4.1",
+        "tensorboard>=2.12",
+        "espeakng-loader>=0.2",
+    ],
+    extras_require={
+        # Compiled from source where no wheel exists: needs a C compiler.
+        "pesq": ["pesq>=0.0.4"],
+        "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.6"],
+    },
+)
