@@ -107,9 +107,12 @@ class SSLEncoder(nn.Module):
         self.model.feature_extractor.requires_grad_(
             self.train_front_end and not frozen
         )
-        # Replaces masked frames in pre-training; nothing is masked here.
+        # Two parts that no representation depends on: the stand-in for frames
+        # masked in pre-training, and large style's norm after the last layer.
         if hasattr(self.model, "masked_spec_embed"):
             self.model.masked_spec_embed.requires_grad_(False)
+        if self.model.config.do_stable_layer_norm:
+            self.model.encoder.layer_norm.requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode=True):

@@ -1,6 +1,6 @@
 """One object that composes finished parts. It knows no loss and no file."""
 
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -25,8 +25,8 @@ class SystemOutput(NamedTuple):
         Lengths in samples (B,).
     """
 
-    logits: Optional[torch.Tensor]
-    enhancement: Optional[Enhancement]
+    logits: torch.Tensor | None
+    enhancement: Enhancement | None
     mixture: MixtureOutput
     n_samples: torch.Tensor
 

@@ -4,7 +4,6 @@ Both losses take the decisions on valid frames only, so padding counts in
 neither.
 """
 
-import torch
 import torch.nn.functional as F
 
 
@@ -26,6 +25,7 @@ def load_balance(decision):
 
     Example
     -------
+    >>> import torch
     >>> from merit_modules.routers import RoutingDecision
     >>> probs = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     >>> index, weights = torch.tensor([[0], [0]]), torch.ones(2, 1)
@@ -52,6 +52,7 @@ def router_z(decision):
 
     Example
     -------
+    >>> import torch
     >>> from merit_modules.routers import RoutingDecision
     >>> logits = torch.full((3, 2), -torch.tensor(2.0).log())
     >>> router_z(RoutingDecision(logits, None, None, None))
@@ -75,6 +76,7 @@ def expert_load(decision):
 
     Example
     -------
+    >>> import torch
     >>> from merit_modules.routers import RoutingDecision
     >>> index = torch.tensor([[0], [2], [2], [2]])
     >>> expert_load(RoutingDecision(None, torch.zeros(4, 3), index, None))
