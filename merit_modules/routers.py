@@ -99,7 +99,7 @@ class TopKRouter(nn.Module):
         """
         # Half-precision logits would flip decisions between close experts.
         with torch.autocast(features.device.type, enabled=False):
-            logits = self.linear(features.float())
+            logits = self.linear(features.to(self.linear.weight.dtype))
         probs = logits.softmax(dim=-1)
         top_logits, expert_index = logits.topk(self.top_k, dim=-1)
         weights = top_logits.softmax(dim=-1)

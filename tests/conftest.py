@@ -1,9 +1,18 @@
 """Fixtures shared by all tests."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+import speechbrain  # noqa: F401  registers its lazy modules
+from speechbrain.utils.importutils import LazyModule
+
+# Hypothesis asks every loaded module for its file, which SpeechBrain's lazy
+# stand-ins of optional packages answer with an ImportError.
+for module in list(sys.modules.values()):
+    if isinstance(module, LazyModule):
+        module.__dict__.setdefault("__file__", None)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

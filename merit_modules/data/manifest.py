@@ -8,7 +8,6 @@ reader replaces, so that a manifest stays true when its audio moves.
 
 import json
 import os
-import tempfile
 from pathlib import Path
 
 from merit_modules.errors import InputError
@@ -42,25 +41,14 @@ def write_atomically(path, text):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Same folder: a rename is only atomic within one file system.
-    handle, temporary = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.name}."
-    )
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
+        with open(temporary, "w", encoding="utf-8", newline="") as stream:
             stream.write(text)
-            # mkstemp makes files private; results are for the whole group.
-            os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
-
-
-def _umask():
-    """Return the process's file mode mask, which can only be read by setting."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def write_manifest(path, entries):
@@ -143,9 +131,9 @@ def _checked(path, item, entry, data_root):
             f"{path}: entry {item!r}: expected an object with keys, "
             f"got {entry!r}"
         )
-    kind, needed = ("speech", SPEECH_KEYS)
+    kind, needed = "speech", SPEECH_KEYS
     if "noise_type" in entry:
-        kind, needed = ("noise", NOISE_KEYS)
+        kind, needed = "noise", NOISE_KEYS
     missing = [key for key in needed if key not in entry]
     if missing:
         raise InputError(

@@ -1,0 +1,406 @@
+"""The training of a joint system on SpeechBrain's Brain."""
+
+import random
+
+import speechbrain as sb
+import torch
+from speechbrain.utils.checkpoints import ckpt_recency
+from speechbrain.utils.logger import get_logger
+
+from merit_modules.errors import InputError
+from merit_modules.metrics.classification import classification_scores
+from merit_modules.metrics.enhancement import MetricError, si_sdr_db
+from merit_modules.seeding import keyed_seed
+from merit_modules.tracking import EpochTracker
+
+logger = get_logger(__name__)
+
+#: Scores of the validation set that can pick the best epoch.
+SCORES = {
+    "loss": "min",
+    "ser_ce": "min",
+    "se_l1": "min",
+    "f1_macro": "max",
+    "f1_micro": "max",
+    "uar": "max",
+    "si_sdr_gain_db": "max",
+}
+
+
+class JointBrain(sb.Brain):
+    """Trains and evaluates a :class:`~merit_modules.system.JointSystem`.
+
+    Stage 1 trains everything but the SSL encoder, stage 2 everything but its
+    convolutional front end (unless the encoder asks for that, too).
+
+    Hyperparameters that it reads: ``seed``, ``stage_1_epochs``,
+    ``ssl_lr_factor``, ``lr_annealing``, ``loss``, ``checkpoint_score``,
+    ``epoch_counter``, ``train_logger``, ``tensorboard_logger``.
+
+    Arguments
+    ---------
+    class_weights : torch.Tensor
+        Weight of each emotion class in the cross entropy (C,).
+    class_names : list of str
+        Emotion classes in the order of the logits.
+    train_mixer : NoiseMixer
+        Told of every epoch, so that it draws new noise.
+    **kwargs : dict
+        Arguments of ``speechbrain.Brain``; ``modules`` must hold ``system``.
+
+    Raises
+    ------
+    InputError
+        If ``checkpoint_score`` is unknown.
+    """
+
+    def __init__(self, class_weights, class_names, train_mixer, **kwargs):
+        super().__init__(**kwargs)
+        self.class_weights = class_weights.to(self.device)
+        self.class_names = class_names
+        self.train_mixer = train_mixer
+        self.tracker = EpochTracker()
+        self.condition = None  # collects the scores of a test condition
+        self._predictions = []
+        self._batch_ids = []
+        score = self.hparams.checkpoint_score
+        if score not in SCORES:
+            raise InputError(
+                f"checkpoint_score: expected one of {', '.join(SCORES)}, "
+                f"got {score!r}"
+            )
+        if self.checkpointer is not None:
+            self.checkpointer.add_recoverable("tracker", self.tracker)
+
+    @property
+    def system(self):
+        """The system itself, without a wrapper for distributed training."""
+        module = self.modules.system
+        return getattr(module, "module", module)
+
+    # ---- one batch ----------------------------------------------------
+
+    def compute_forward(self, batch, stage):
+        """Run the system on the noisy waveforms.
+
+        Arguments
+        ---------
+        batch : PaddedBatch
+            With ``noisy_wav``, see :mod:`merit_modules.data.pipelines`.
+        stage : speechbrain.Stage
+            Not used: training and test go the same way.
+
+        Returns
+        -------
+        SystemOutput
+            What the system made of the batch.
+        """
+        batch.to(self.device)
+        return self.modules.system(*batch.noisy_wav)
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Compute the loss and keep what the epoch's statistics need.
+
+        Arguments
+        ---------
+        predictions : SystemOutput
+            What :meth:`compute_forward` returned.
+        batch : PaddedBatch
+            With ``clean_wav`` and ``emo_index``.
+        stage : speechbrain.Stage
+            The stage of the experiment.
+
+        Returns
+        -------
+        torch.Tensor
+            The loss, a scalar.
+        """
+        clean_log1p = self.system.log1p_target(
+            batch.clean_wav.data, predictions.n_samples
+        )
+        labels = batch.emo_index.data.squeeze(1)
+        terms = self.hparams.loss.terms(
+            predictions, clean_log1p, labels, self.class_weights
+        )
+        self._track(terms, predictions, labels)
+        if stage != sb.Stage.TRAIN:
+            self._keep_predictions(predictions, batch, labels, stage)
+        return self.hparams.loss.total(terms)
+
+    def _track(self, terms, predictions, labels):
+        # Each term is a mean: over utterances (weighted), frames or decisions.
+        n_frames = predictions.mixture.valid.sum()
+        weights = {
+            "ser_ce": self.class_weights[labels].sum(),
+            "se_l1": predictions.enhancement.n_frames.sum(),
+        }
+        for name, term in terms.items():
+            self.tracker.add(name, term, weights.get(name, n_frames))
+        self.tracker.add_routing(predictions.mixture)
+
+    def _keep_predictions(self, predictions, batch, labels, stage):
+        logits = predictions.logits.float()
+        chosen = logits.argmax(dim=-1)
+        self._predictions += zip(chosen.tolist(), labels.tolist())
+        enhanced = self.system.enhanced_wavs(
+            predictions, batch.noisy_wav.data.shape[1]
+        )
+        utterances = zip(
+            batch.id,
+            cut(batch.clean_wav.data, predictions.n_samples),
+            cut(batch.noisy_wav.data, predictions.n_samples),
+            cut(enhanced, predictions.n_samples),
+        )
+        if stage == sb.Stage.TEST:
+            probs = logits.softmax(dim=-1).tolist()
+            self.condition.add(utterances, labels.tolist(), probs, batch.recipe)
+            return
+        for _, clean, noisy, enhanced in utterances:
+            try:
+                gain = si_sdr_db(enhanced, clean) - si_sdr_db(noisy, clean)
+            except MetricError:  # noisy is clean, or silence came out
+                continue
+            self.tracker.add("si_sdr_gain_db", gain)
+
+    def on_fit_batch_start(self, batch, should_step):
+        """Seed all that is drawn in this step by its place in the run."""
+        self._batch_ids = batch.id
+        epoch = self.hparams.epoch_counter.current
+        seed = keyed_seed(self.hparams.seed, epoch, self.step)
+        torch.manual_seed(seed)
+        random.seed(seed)
+
+    def check_loss_isfinite(self, loss):
+        """Stop at the first loss that is not a number.
+
+        Raises
+        ------
+        InputError
+            Naming the utterances of the batch. The checkpoints stay.
+        """
+        if torch.isfinite(loss):
+            return
+        last = self.checkpointer and self.checkpointer.find_checkpoint()
+        raise InputError(
+            f"the loss became {float(loss)} in epoch "
+            f"{self.hparams.epoch_counter.current}, step {self.step}, on the "
+            f"utterances {', '.join(self._batch_ids)}. Try a lower lr or "
+            "max_grad_norm, or --precision fp32; the last good checkpoint is "
+            f"{last.path if last else 'not there yet'}."
+        )
+
+    # ---- optimisation -------------------------------------------------
+
+    def init_optimizers(self):
+        """Make the optimiser: the SSL encoder at its own learning rate."""
+        ssl = set(self.system.ssl_encoder.parameters())
+        groups = [
+            {"params": [], "lr_factor": 1.0},
+            {"params": [], "lr_factor": float(self.hparams.ssl_lr_factor)},
+        ]
+        for parameter in self.modules.parameters():
+            if parameter.requires_grad:
+                groups[parameter in ssl]["params"].append(parameter)
+        self.optimizer = self.opt_class([g for g in groups if g["params"]])
+        self.optimizers_dict = {"optimizer": self.optimizer}
+        if self.checkpointer is not None:
+            self.checkpointer.add_recoverable("optimizer", self.optimizer)
+
+    def optimizers_step(self):
+        """Clip over all parameter groups (SpeechBrain: the first), step."""
+        self.scaler.unscale_(self.optimizer)
+        if self.max_grad_norm > 0:
+            groups = self.optimizer.param_groups
+            torch.nn.utils.clip_grad_norm_(
+                [p for group in groups for p in group["params"]],
+                self.max_grad_norm,
+            )
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer_step += 1
+
+    def make_dataloader(self, dataset, stage, **kwargs):
+        """Make a loader; see ``speechbrain.Brain``."""
+        loader = super().make_dataloader(dataset, stage, **kwargs)
+        if stage == sb.Stage.TRAIN and self.train_sampler is None:
+            # SpeechBrain tells a batch sampler of the epoch only in DDP.
+            self.train_sampler = kwargs.get("batch_sampler")
+        return loader
+
+    # ---- epochs -------------------------------------------------------
+
+    def on_stage_start(self, stage, epoch=None):
+        """Prepare an epoch.
+
+        Arguments
+        ---------
+        stage : speechbrain.Stage
+            The stage of the experiment.
+        epoch : int, optional
+            The epoch, from 1; None in the test.
+        """
+        # In the middle of an epoch the tracker was loaded, not started.
+        if stage != sb.Stage.TRAIN or self.step == 0:
+            self.tracker.reset()
+        self._predictions = []
+        if stage == sb.Stage.TRAIN:
+            self.train_mixer.set_epoch(epoch)
+            self._set_frozen(epoch <= self.hparams.stage_1_epochs)
+            self._set_lr(epoch)
+
+    def _set_frozen(self, frozen):
+        encoder = self.system.ssl_encoder
+        if encoder.frozen == frozen:
+            return
+        logger.info(f"SSL encoder {'frozen' if frozen else 'trained'} from now")
+        encoder.set_frozen(frozen)
+        if self.distributed_launch:  # DDP must know what has gradients
+            self.modules["system"] = self.system
+            self._wrap_distributed()
+
+    def _set_lr(self, epoch):
+        # SpeechBrain's epoch schedulers count from 0.
+        _, lr = self.hparams.lr_annealing(epoch - 1)
+        for group in self.optimizer.param_groups:
+            group["lr"] = float(lr) * group["lr_factor"]
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Log an epoch; after validation, save it.
+
+        Arguments
+        ---------
+        stage : speechbrain.Stage
+            The stage of the experiment.
+        stage_loss : float
+            SpeechBrain's running mean over batches.
+        epoch : int, optional
+            The epoch, from 1; None in the test.
+        """
+        stats = self.tracker.means()
+        if stage == sb.Stage.TEST:
+            return
+        stats["loss"] = self.hparams.loss.total(stats)
+        if stage == sb.Stage.TRAIN:
+            self.train_stats = stats
+            return
+        chosen, labels = zip(*self._predictions)
+        scores = classification_scores(chosen, labels, self.class_names)
+        stats.update({k: scores[k] for k in ("f1_macro", "f1_micro", "uar")})
+        self._log_epoch(epoch, stats)
+        self._save_epoch(epoch, stats)
+
+    def _log_epoch(self, epoch, valid_stats):
+        meta = {"epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"]}
+        self.hparams.train_logger.log_stats(
+            {**meta, "lr": f"{meta['lr']:.2e}"},
+            train_stats=readable(self.train_stats),
+            valid_stats=readable(valid_stats),
+        )
+        board = self.hparams.tensorboard_logger
+        if board is None:
+            return
+        # It counts its own calls, from 0 again in a resumed run.
+        board.global_step["meta"] = epoch - 1
+        for split, stats in (
+            ("train", self.train_stats),
+            ("valid", valid_stats),
+        ):
+            board.global_step[split] = dict.fromkeys(stats, epoch - 1)
+        board.log_stats(meta, self.train_stats, valid_stats)
+
+    def _save_epoch(self, epoch, stats):
+        if self.checkpointer is None:
+            return
+        score = self.hparams.checkpoint_score
+        if score not in stats:
+            raise InputError(
+                f"checkpoint_score {score!r} was not computed in validation; "
+                f"there are {', '.join(k for k in SCORES if k in stats)}"
+            )
+        best = [score]
+        self.checkpointer.save_and_keep_only(
+            meta={
+                "epoch": epoch,
+                **{k: stats[k] for k in SCORES if k in stats},
+            },
+            max_keys=best if SCORES[score] == "max" else [],
+            min_keys=best if SCORES[score] == "min" else [],
+            # Given anew each time: SpeechBrain appends to its default list.
+            keep_recent=False,
+            importance_keys=[ckpt_recency],
+        )
+
+    # ---- test ---------------------------------------------------------
+
+    def load_best(self):
+        """Load the best checkpoint of the run.
+
+        Returns
+        -------
+        dict
+            Its validation scores and its epoch; empty without a checkpoint.
+        """
+        score = self.hparams.checkpoint_score
+        found = self.checkpointer.find_checkpoint(
+            **{f"{SCORES[score]}_key": score}
+        )
+        if found is None:
+            return {}
+        self.checkpointer.load_checkpoint(found)
+        return {k: v for k, v in found.meta.items() if k in (*SCORES, "epoch")}
+
+    def on_evaluate_start(self, max_key=None, min_key=None):
+        """Keep the weights: :meth:`load_best` loads them, once for all sets."""
+
+
+def cut(wavs, n_samples):
+    """Take the padding off a batch.
+
+    Arguments
+    ---------
+    wavs : torch.Tensor
+        Waveforms (B, N).
+    n_samples : torch.Tensor
+        Lengths in samples (B,).
+
+    Returns
+    -------
+    list of torch.Tensor
+        B waveforms on the CPU.
+
+    Example
+    -------
+    >>> [len(wav) for wav in cut(torch.zeros(2, 9), torch.tensor([9, 4]))]
+    [9, 4]
+    """
+    wavs = wavs.detach().float().cpu()
+    return [wav[:n] for wav, n in zip(wavs, n_samples.tolist())]
+
+
+def readable(stats):
+    """Write statistics as short text, vectors as one entry.
+
+    Arguments
+    ---------
+    stats : dict
+        Name to float, vectors as ``name_0``, ``name_1``...
+
+    Returns
+    -------
+    dict
+        Name to text.
+
+    Example
+    -------
+    >>> readable({"loss": 1.23456, "load_0": 0.25, "load_1": 0.75})
+    {'loss': '1.235', 'load': '0.250/0.750'}
+    """
+    text = {}
+    for name, value in stats.items():
+        stem, _, number = name.rpartition("_")
+        is_element = number.isdigit()
+        stem = stem if is_element else name
+        value = f"{value:.3f}"
+        text[stem] = f"{text[stem]}/{value}" if stem in text else value
+    return text

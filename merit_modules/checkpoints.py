@@ -1,0 +1,128 @@
+"""SpeechBrain's checkpointer, made safe against a kill or a full disk."""
+
+import os
+import re
+import shutil
+
+from speechbrain.utils.checkpoints import Checkpoint, Checkpointer
+from speechbrain.utils.distributed import ddp_barrier, if_main_process
+
+from merit_modules.errors import InputError
+
+PARTIAL_PREFIX = "PARTIAL+"
+
+
+class AtomicCheckpointer(Checkpointer):
+    """A checkpointer whose checkpoints are there whole or not at all.
+
+    SpeechBrain writes a checkpoint's meta file first, so a run that is killed
+    while saving leaves a folder that looks like a checkpoint and cannot be
+    loaded. Here a checkpoint is written under another name and then renamed.
+
+    Arguments
+    ---------
+    checkpoints_dir : str or Path
+        Folder of the checkpoints.
+    recoverables : dict, optional
+        Name to object.
+    **kwargs : dict
+        Further arguments of ``speechbrain.utils.checkpoints.Checkpointer``.
+
+    Example
+    -------
+    >>> import torch
+    >>> folder = getfixture("tmp_path")
+    >>> layer = torch.nn.Linear(2, 2)
+    >>> checkpointer = AtomicCheckpointer(folder, {"layer": layer})
+    >>> checkpoint = checkpointer.save_checkpoint(meta={"loss": 1.0})
+    >>> checkpointer.find_checkpoint(min_key="loss").path == checkpoint.path
+    True
+    """
+
+    def save_checkpoint(self, *args, **kwargs):
+        """Save a checkpoint; see SpeechBrain's ``Checkpointer``.
+
+        Raises
+        ------
+        InputError
+            If it cannot be written (a full disk, say). The checkpoints that
+            were there stay as they were.
+        """
+        try:
+            checkpoint = super().save_checkpoint(*args, **kwargs)
+        # torch reports a failed write as a RuntimeError of its zip writer.
+        except (OSError, RuntimeError) as error:
+            self._remove_partial()
+            raise InputError(self._explain_save(error)) from error
+        if checkpoint is not None:
+            checkpoint = self._publish(checkpoint)
+        ddp_barrier()
+        return checkpoint
+
+    def _new_checkpoint_dirpath(self):
+        return self._partial(super()._new_checkpoint_dirpath())
+
+    def _custom_checkpoint_dirpath(self, name):
+        return self._partial(super()._custom_checkpoint_dirpath(name))
+
+    def _partial(self, path):
+        self._remove_partial()
+        return path.with_name(PARTIAL_PREFIX + path.name)
+
+    def _publish(self, checkpoint):
+        partial = checkpoint.path
+        final = partial.with_name(partial.name.removeprefix(PARTIAL_PREFIX))
+        if final.exists():  # a custom name that is saved again
+            shutil.rmtree(final)
+        os.rename(partial, final)
+        files = {
+            name: final / path.name
+            for name, path in checkpoint.paramfiles.items()
+        }
+        return Checkpoint(final, checkpoint.meta, files)
+
+    def _remove_partial(self):
+        if if_main_process():
+            for folder in self.checkpoints_dir.glob(PARTIAL_PREFIX + "*"):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _explain_save(self, error):
+        last = self.find_checkpoint()
+        kept = f"the last one is {last.path}" if last else "there is none yet"
+        return (
+            f"a checkpoint could not be saved in {self.checkpoints_dir}: "
+            f"{error} (is the disk full?); {kept}"
+        )
+
+    def load_checkpoint(self, checkpoint):
+        """Load a checkpoint; see SpeechBrain's ``Checkpointer``.
+
+        Raises
+        ------
+        InputError
+            If it does not fit: each parameter is named with both shapes.
+        """
+        try:
+            return super().load_checkpoint(checkpoint)
+        except RuntimeError as error:
+            raise InputError(_explain_load(checkpoint.path, error)) from error
+
+
+def _explain_load(path, error):
+    lines = [line.strip() for line in str(error).splitlines()]
+    wrong = [
+        re.sub(
+            r"size mismatch for (\S+): copying a param with shape "
+            r"(.+) from checkpoint, the shape in current model is (.+)\.",
+            r"\1: expected \3, got \2",
+            line,
+        )
+        for line in lines[1:]
+    ]
+    shown = "\n  ".join(wrong[:8] or lines)
+    more = f"\n  and {len(wrong) - 8} more" if len(wrong) > 8 else ""
+    return (
+        f"checkpoint {path} is not of this model:\n  {shown}{more}\n"
+        "Use the hyperparameters that it was trained with, or another "
+        "output_folder."
+    )

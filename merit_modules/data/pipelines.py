@@ -1,0 +1,288 @@
+"""From manifests to examples: labels, class weights, datasets, a first scan."""
+
+from collections import Counter
+from typing import NamedTuple
+
+import torch
+from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.dataio.encoder import CategoricalEncoder
+from speechbrain.utils.distributed import if_main_process
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from merit_modules.data.audio import read_audio
+from merit_modules.data.statistics import RunningWavStats
+from merit_modules.errors import InputError
+
+OUTPUT_KEYS = ("id", "noisy_wav", "clean_wav", "emo_index", "recipe")
+
+
+def make_label_encoder(classes):
+    """Number the emotion classes in the order given.
+
+    Arguments
+    ---------
+    classes : list of str
+        Class names; the first one is class 0.
+
+    Returns
+    -------
+    encoder : CategoricalEncoder
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two classes, or a name comes twice.
+
+    Example
+    -------
+    >>> encoder = make_label_encoder(["angry", "sad"])
+    >>> encoder.encode_label_torch("sad"), len(encoder)
+    (tensor([1]), 2)
+    """
+    if len(classes) < 2 or len(set(classes)) < len(classes):
+        raise InputError(
+            f"classes: expected two or more different names, got {classes!r}"
+        )
+    encoder = CategoricalEncoder()
+    for name in classes:
+        encoder.add_label(name)
+    encoder.expect_len(len(classes))
+    return encoder
+
+
+def check_labels(manifests, classes):
+    """Make sure that all labels are classes and all classes can be learnt.
+
+    Arguments
+    ---------
+    manifests : dict
+        ``{split: speech manifest}``; the split ``train`` must be there.
+    classes : list of str
+        Class names.
+
+    Raises
+    ------
+    InputError
+        If an utterance's label is not a class, or a class has no training
+        utterance.
+
+    Example
+    -------
+    >>> check_labels({"train": {"u1": {"emo": "bored"}}}, ["angry", "sad"])
+    Traceback (most recent call last):
+    merit_modules.errors.InputError: train: utterance 'u1': expected a label
+    out of angry, sad, got 'bored'
+    """
+    for split, manifest in manifests.items():
+        for utt_id, entry in manifest.items():
+            if entry.get("emo") not in classes:
+                raise InputError(
+                    f"{split}: utterance {utt_id!r}: expected a label out of "
+                    f"{', '.join(classes)}, got {entry.get('emo')!r}"
+                )
+    _class_counts(manifests["train"], classes)
+
+
+def class_weights(train_manifest, classes):
+    """Weigh classes so that each counts alike in the cross entropy.
+
+    ``w_c = N / (C * n_c)`` with N training utterances, C classes and n_c
+    utterances of class c, as in the authors' released code.
+
+    Arguments
+    ---------
+    train_manifest : dict
+        Speech manifest of the training split.
+    classes : list of str
+        Class names, in the order of the result.
+
+    Returns
+    -------
+    weights : torch.Tensor
+        Shape (C,), float32.
+
+    Raises
+    ------
+    InputError
+        If a class has no training utterance.
+
+    Example
+    -------
+    >>> labels = ("sad", "angry", "sad", "sad")
+    >>> manifest = {str(i): {"emo": e} for i, e in enumerate(labels)}
+    >>> class_weights(manifest, ["angry", "sad"])
+    tensor([2.0000, 0.6667])
+    """
+    counts = _class_counts(train_manifest, classes)
+    total = sum(counts)
+    return torch.tensor([total / (len(classes) * n) for n in counts])
+
+
+def _class_counts(train_manifest, classes):
+    """Return the number of utterances per class, none of them 0."""
+    counts = Counter(entry["emo"] for entry in train_manifest.values())
+    for name in classes:
+        if not counts[name]:
+            raise InputError(
+                f"train: class {name!r} has no training utterance; the "
+                f"labels there are {', '.join(sorted(counts))}"
+            )
+    return [counts[name] for name in classes]
+
+
+class _ReadAndMix:
+    """Read an utterance and mix it; a class, so that workers can pickle it."""
+
+    def __init__(self, mixer, sample_rate_hz, max_duration_s):
+        self.mixer = mixer
+        self.sample_rate_hz = sample_rate_hz
+        self.max_duration_s = max_duration_s
+
+    def __call__(self, utt_id, path):
+        wav = read_audio(path, self.sample_rate_hz, self.max_duration_s)
+        return self.mixer(utt_id, wav)
+
+
+def make_dataset(
+    manifest, mixer, label_encoder, sample_rate_hz, max_duration_s=None
+):
+    """Make a dataset that reads and mixes utterances when asked for them.
+
+    Arguments
+    ---------
+    manifest : dict
+        Speech manifest, as ``read_manifest`` returns it.
+    mixer : NoiseMixer
+        Makes the noisy version.
+    label_encoder : CategoricalEncoder
+        From :func:`make_label_encoder`.
+    sample_rate_hz : int
+        Audio of another rate is converted to it.
+    max_duration_s : float or None
+        Longer utterances are cut here.
+
+    Returns
+    -------
+    dataset : DynamicItemDataset
+        Examples with ``id``, ``noisy_wav`` (N,), ``clean_wav`` (N,),
+        ``emo_index`` (1,) and ``recipe`` (a MixRecipe; a list of them in a
+        batch).
+
+    Example
+    -------
+    >>> import numpy, soundfile
+    >>> from merit_modules.data.mixing import NoiseMixer
+    >>> path = str(getfixture("tmp_path") / "u1.wav")
+    >>> soundfile.write(path, 0.1 * numpy.ones(16000), 16000)
+    >>> dataset = make_dataset(
+    ...     {"u1": {"wav": path, "duration": 1.0, "emo": "sad"}},
+    ...     NoiseMixer(None, snr_db=None, seed=1),
+    ...     make_label_encoder(["angry", "sad"]),
+    ...     sample_rate_hz=16000,
+    ...     max_duration_s=0.5,
+    ... )
+    >>> dataset[0]["noisy_wav"].shape, dataset[0]["emo_index"]
+    (torch.Size([8000]), tensor([1]))
+    """
+    # Copied: the dataset writes each id into its entry.
+    dataset = DynamicItemDataset(
+        {utt_id: dict(entry) for utt_id, entry in manifest.items()}
+    )
+    dataset.add_dynamic_item(
+        _ReadAndMix(mixer, sample_rate_hz, max_duration_s),
+        takes=["id", "wav"],
+        provides=["noisy_wav", "clean_wav", "recipe"],
+    )
+    dataset.add_dynamic_item(
+        label_encoder.encode_label_torch, takes="emo", provides="emo_index"
+    )
+    dataset.set_output_keys(list(OUTPUT_KEYS))
+    return dataset
+
+
+class Scan(NamedTuple):
+    """What :func:`scan` found in a dataset.
+
+    Arguments
+    ---------
+    stats : RunningWavStats or None
+        Over all samples of ``noisy_wav`` that could be read; None if no
+        utterance could be. The same for any number of workers.
+    recipes : list of MixRecipe
+        How the readable utterances were mixed.
+    problems : dict
+        ``{utt_id: message}`` of the unusable utterances, see
+        :func:`merit_modules.data.audio.raise_if_broken`.
+    """
+
+    stats: RunningWavStats | None
+    recipes: list
+    problems: dict
+
+
+class _Scanned(Dataset):
+    """A dataset's ids with what :func:`scan` needs, without the audio."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        utt_id, stats = self.dataset.data_ids[index], RunningWavStats()
+        try:
+            example = self.dataset[index]
+            stats.update(example["noisy_wav"])
+        except InputError as error:
+            return utt_id, stats, None, str(error)
+        return utt_id, stats, example["recipe"], None
+
+
+def scan(dataset, num_workers=0, desc="reading audio"):
+    """Read a whole dataset once, before training can stumble over a file.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        With an output ``noisy_wav``, see :func:`make_dataset`.
+    num_workers : int
+        Processes that read; audio never leaves them.
+    desc : str
+        Title of the progress bar.
+
+    Returns
+    -------
+    Scan
+        Statistics, recipes and problems.
+
+    Example
+    -------
+    >>> from merit_modules.data.mixing import NoiseMixer
+    >>> dataset = make_dataset(
+    ...     {"u1": {"wav": "gone.wav", "duration": 1.0, "emo": "sad"}},
+    ...     NoiseMixer(None, snr_db=None, seed=1),
+    ...     make_label_encoder(["angry", "sad"]),
+    ...     sample_rate_hz=16000,
+    ... )
+    >>> scan(dataset).problems
+    {'u1': 'gone.wav: there is no such audio file'}
+    """
+    total, recipes, problems = RunningWavStats(), [], {}
+    loader = DataLoader(
+        _Scanned(dataset),
+        batch_size=None,
+        num_workers=num_workers,
+        # Without one, a loader draws from the global random state.
+        generator=torch.Generator(),
+    )
+    for utt_id, stats, recipe, problem in tqdm(
+        loader, desc=desc, disable=not if_main_process(), dynamic_ncols=True
+    ):
+        total.merge(stats)
+        if problem is None:
+            recipes.append(recipe)
+        else:
+            problems[utt_id] = problem
+    return Scan(total if total.count else None, recipes, problems)

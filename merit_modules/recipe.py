@@ -1,0 +1,359 @@
+"""The steps that every recipe takes, from the command line to results.
+
+A recipe's ``train.py`` calls them in turn; what differs between recipes is in
+the YAML files.
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import speechbrain as sb
+import torch
+from speechbrain.dataio.sampler import DynamicBatchSampler
+from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.utils.logger import get_logger
+
+from merit_modules.brain import JointBrain
+from merit_modules.data.audio import raise_if_broken
+from merit_modules.data.manifest import read_manifest, write_atomically
+from merit_modules.data.mixing import NoiseMixer, write_recipes
+from merit_modules.data.pipelines import (
+    check_labels,
+    class_weights,
+    make_dataset,
+    make_label_encoder,
+    scan,
+)
+from merit_modules.errors import InputError
+from merit_modules.evaluation import TestCondition, evaluate_conditions
+from merit_modules.hparams import load_hparams
+from merit_modules.metrics.scoring import EnhancementScorer
+from merit_modules.metrics.table import results_table
+
+logger = get_logger(__name__)
+
+SPLITS = ("train", "valid", "test")
+
+
+class Data(NamedTuple):
+    """All data of an experiment.
+
+    Arguments
+    ---------
+    train : DynamicItemDataset
+        Training set, mixed anew in every epoch.
+    valid : DynamicItemDataset
+        Validation set, with fixed mixtures.
+    conditions : list of TestCondition
+        The test set under every condition, with fixed mixtures.
+    train_mixer : NoiseMixer
+        Mixes the training set.
+    class_weights : torch.Tensor
+        Weight of each emotion class (C,).
+    """
+
+    train: object
+    valid: object
+    conditions: list
+    train_mixer: NoiseMixer
+    class_weights: torch.Tensor
+
+
+def load_experiment(argv):
+    """Read the command line and build what the YAML files describe.
+
+    Arguments
+    ---------
+    argv : list of str
+        ``[HPARAMS.yaml, --key value, ...]``, as SpeechBrain takes it.
+
+    Returns
+    -------
+    hparams : dict
+        Key to value or object.
+    run_opts : dict
+        SpeechBrain's run options.
+    to_save : dict
+        Arguments for ``speechbrain.create_experiment_directory``.
+    """
+    hparams_file, run_opts, overrides = sb.parse_arguments(argv)
+    sb.utils.distributed.ddp_init_group(run_opts)
+    hparams, text = load_hparams(hparams_file, overrides)
+    composed = Path(hparams["output_folder"]) / "composed.yaml"
+    run_on_main(write_atomically, args=(composed, text))
+    to_save = {
+        "experiment_directory": hparams["output_folder"],
+        "hyperparams_to_save": str(composed),
+        "overrides": overrides,
+    }
+    return hparams, run_opts, to_save
+
+
+def load_data(hparams):
+    """Make datasets from the manifests and check every file once.
+
+    Sets the statistics of the system's normaliser from the noisy training set.
+
+    Arguments
+    ---------
+    hparams : dict
+        Hyperparameters.
+
+    Returns
+    -------
+    Data
+        Datasets, mixers and class weights.
+
+    Raises
+    ------
+    InputError
+        Naming what is wrong with the corpus. Broken audio is listed whole.
+    """
+    manifests = {
+        split: _manifest(hparams, split, "speech_root") for split in SPLITS
+    }
+    check_labels(manifests, hparams["emotions"])
+    train_mixer = NoiseMixer(
+        _manifest(hparams, "noise_train", "noise_root"),
+        hparams["train_snr_db"],
+        hparams["seed"],
+        hparams["sample_rate_hz"],
+    )
+    valid_mixer = NoiseMixer(
+        _manifest(hparams, "noise_valid", "noise_root"),
+        hparams["valid_snr_db"],
+        hparams["mixture_seed"],
+        hparams["sample_rate_hz"],
+    )
+    clean_mixer = NoiseMixer(None, None, 0, hparams["sample_rate_hz"])
+    mixers = dict(zip(SPLITS, (train_mixer, valid_mixer, clean_mixer)))
+    findings = _scan_once(hparams, manifests, mixers)
+    for split, problems in findings["problems"].items():
+        if problems and not hparams["skip_broken_audio"]:
+            raise_if_broken(problems, f"{split} set")
+        for utt_id in problems:
+            logger.warning(f"left out: {problems[utt_id]}")
+            del manifests[split][utt_id]
+    hparams["system"].normalizer.set_statistics(
+        findings["mean"], findings["std"]
+    )
+    return Data(
+        train=_dataset(hparams, manifests["train"], train_mixer),
+        valid=_dataset(hparams, manifests["valid"], valid_mixer),
+        conditions=_test_conditions(hparams, manifests["test"]),
+        train_mixer=train_mixer,
+        class_weights=class_weights(manifests["train"], hparams["emotions"]),
+    )
+
+
+def _manifest(hparams, name, root):
+    path = Path(hparams["manifest_folder"]) / f"{name}.json"
+    return read_manifest(path, hparams[root])
+
+
+def _dataset(hparams, manifest, mixer):
+    return make_dataset(
+        manifest,
+        mixer,
+        make_label_encoder(hparams["emotions"]),
+        hparams["sample_rate_hz"],
+        hparams["max_duration_s"],
+    )
+
+
+def _test_conditions(hparams, manifest):
+    conditions = []
+    for name in hparams["test_noise_sets"]:
+        noise = _manifest(hparams, f"noise_{name}", "noise_root")
+        for snr_db in hparams["test_snrs_db"]:
+            mixer = NoiseMixer(
+                noise,
+                snr_db,
+                hparams["mixture_seed"],
+                hparams["sample_rate_hz"],
+            )
+            dataset = _dataset(hparams, manifest, mixer)
+            conditions.append(TestCondition(name, snr_db, dataset, noise))
+    if hparams["test_clean"]:
+        mixer = NoiseMixer(None, None, 0, hparams["sample_rate_hz"])
+        dataset = _dataset(hparams, manifest, mixer)
+        conditions.append(TestCondition(None, None, dataset, None))
+    return conditions
+
+
+def _scan_once(hparams, manifests, mixers):
+    """Read all audio; or what an earlier start of this run found in it."""
+    path = Path(hparams["save_folder"]) / "audio_scan.json"
+    asked = [manifests, hparams["max_duration_s"], hparams["sample_rate_hz"]]
+    asked += [(m.seed, m.snr_range_db, m.noise) for m in mixers.values()]
+    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    if path.is_file():
+        findings = json.loads(path.read_text(encoding="utf-8"))
+        if findings["key"] == key:
+            return findings
+    findings = {"key": key, "problems": {}}
+    for split, manifest in manifests.items():
+        dataset = _dataset(hparams, manifest, mixers[split])
+        found = scan(
+            dataset, hparams["num_workers"], desc=f"Reading {split} audio"
+        )
+        findings["problems"][split] = found.problems
+        if split == "train":
+            if found.stats is None:
+                raise_if_broken(found.problems, "train set")
+            findings |= {"mean": found.stats.mean, "std": found.stats.std}
+        if split == "valid" and if_main_process():
+            write_recipes(
+                Path(hparams["output_folder"]) / "mixtures" / "valid.csv",
+                found.recipes,
+                mixers[split].noise,
+            )
+    run_on_main(write_atomically, args=(path, json.dumps(findings, indent=2)))
+    return findings
+
+
+def make_brain(hparams, run_opts, data):
+    """Make the Brain of an experiment.
+
+    Arguments
+    ---------
+    hparams : dict
+        Hyperparameters.
+    run_opts : dict
+        SpeechBrain's run options.
+    data : Data
+        What :func:`load_data` returned.
+
+    Returns
+    -------
+    JointBrain
+        Ready to fit.
+    """
+    return JointBrain(
+        class_weights=data.class_weights,
+        class_names=hparams["emotions"],
+        train_mixer=data.train_mixer,
+        modules=hparams["modules"],
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+
+
+def fit(brain, hparams, data):
+    """Train, or go on where an earlier start of this run was stopped.
+
+    Arguments
+    ---------
+    brain : JointBrain
+        From :func:`make_brain`.
+    hparams : dict
+        Hyperparameters.
+    data : Data
+        What :func:`load_data` returned.
+    """
+    brain.fit(
+        hparams["epoch_counter"],
+        data.train,
+        data.valid,
+        train_loader_kwargs=_loader_kwargs(hparams, data.train, shuffle=True),
+        valid_loader_kwargs=_loader_kwargs(hparams, data.valid),
+    )
+
+
+def _loader_kwargs(hparams, dataset, shuffle=False):
+    longest = hparams["max_duration_s"] or float("inf")
+    sampler = DynamicBatchSampler(
+        dataset,
+        max_batch_length=hparams["batch_length_s"],
+        num_buckets=hparams["n_length_buckets"],
+        length_func=lambda entry: min(entry["duration"], longest),
+        shuffle=shuffle,
+        batch_ordering="random" if shuffle else "descending",
+        max_batch_ex=hparams["max_batch_size"],
+        seed=hparams["seed"],
+    )
+    return {"batch_sampler": sampler, "num_workers": hparams["num_workers"]}
+
+
+def evaluate(brain, hparams, data):
+    """Evaluate the best checkpoint, write the results, print their table.
+
+    Arguments
+    ---------
+    brain : JointBrain
+        The trained brain.
+    hparams : dict
+        Hyperparameters.
+    data : Data
+        What :func:`load_data` returned.
+
+    Returns
+    -------
+    dict or None
+        The content of ``results.json``; None on processes but the first.
+    """
+    if not if_main_process():
+        return None
+    with EnhancementScorer(
+        hparams["sample_rate_hz"],
+        hparams["num_metric_workers"],
+        hparams["metrics"],
+    ) as scorer:
+        results = evaluate_conditions(
+            brain,
+            data.conditions,
+            scorer,
+            hparams["output_folder"],
+            about={
+                "corpus": hparams["corpus_name"],
+                "system": hparams["system_name"],
+                "seed": hparams["seed"],
+            },
+            n_examples=hparams["n_examples"],
+            loader_kwargs=lambda dataset: _loader_kwargs(hparams, dataset),
+        )
+    print(results_table(results))
+    print(f"\nAll results: {hparams['output_folder']}/results.json")
+    return results
+
+
+def run(main, argv=None):
+    """Run a recipe's main function as a command.
+
+    Arguments
+    ---------
+    main : callable
+        Takes the command line's arguments.
+    argv : list of str, optional
+        Those arguments; ``sys.argv[1:]`` by default.
+
+    Returns
+    -------
+    int
+        Exit code: 0 if all went well; 2 after an error that the user can
+        mend, told in one message without a traceback; 130 if interrupted.
+
+    Example
+    -------
+    >>> def main(argv):
+    ...     raise InputError(f"{argv[0]}: no such folder")
+    >>> run(main, ["there"])
+    2
+    """
+    try:
+        main(sys.argv[1:] if argv is None else argv)
+    except InputError as error:
+        # One that comes from a loader's worker brings its traceback along.
+        message = str(error).rsplit("InputError: ", 1)[-1].strip()
+        logger.error(message)
+        print(f"error: {message}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes the run", file=sys.stderr)
+        return 130
+    return 0

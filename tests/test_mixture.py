@@ -1,0 +1,287 @@
+"""Sparse routing: as the masked dense form, as the released code, learning."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from merit_modules.experts import ExpertPool
+from merit_modules.layer_mix import LayerNormConcat
+from merit_modules.losses.routing import expert_load, load_balance, router_z
+from merit_modules.mixture import ExpertMixture, dispatch
+from merit_modules.routers import GRADIENTS, RoutingDecision, TopKRouter
+from merit_modules.shapes import valid_mask
+
+TASKS = ("se", "ser")
+
+
+def make_mixture(n_experts=3, top_k=1, gradient="straight_through", **sizes):
+    n_layers, dim = sizes.get("n_layers", 4), sizes.get("dim", 6)
+    layer_mix = LayerNormConcat(n_layers, dim)
+    torch.nn.init.normal_(layer_mix.weight)
+    torch.nn.init.normal_(layer_mix.bias)
+    size = layer_mix.output_size
+    return ExpertMixture(
+        layer_mix,
+        ExpertPool(n_experts, size, hidden_size=16, output_size=5),
+        {t: TopKRouter(size, n_experts, top_k, gradient) for t in TASKS},
+    )
+
+
+def masked_dense(features, experts, decisions):
+    """Run every expert on every frame; weigh with 0 what was not chosen."""
+    everything = torch.stack([expert(features) for expert in experts], dim=1)
+    outputs = []
+    for decision in decisions:
+        weights = torch.zeros_like(decision.probs)
+        weights = weights.scatter(1, decision.expert_index, decision.weights)
+        outputs.append((weights.unsqueeze(-1) * everything).sum(dim=1))
+    return outputs
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+@pytest.mark.parametrize("n_frames", [1, 40])
+def test_sparse_equals_masked_dense(gradient, top_k, n_frames):
+    torch.manual_seed(0)
+    mixture = make_mixture(top_k=top_k, gradient=gradient).double()
+    parameters = [p for p in mixture.parameters() if p.requires_grad]
+    layers = torch.randn(4, 1, n_frames, 6, dtype=torch.double)
+    upstream = torch.randn(2, n_frames, 5, dtype=torch.double)
+    results = []
+    for form in (dispatch, masked_dense):
+        x = layers.clone().requires_grad_()
+        features = mixture.layer_mix(list(x), None)
+        decisions = [mixture.routers[task](features) for task in TASKS]
+        outputs = torch.stack(form(features, mixture.experts, decisions))
+        gradients = torch.autograd.grad(
+            (outputs * upstream).sum(),
+            [x, *parameters],
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        results.append([outputs, *gradients])
+    for sparse, dense in zip(*results):
+        torch.testing.assert_close(sparse, dense, atol=1e-6, rtol=0)
+
+
+class Counting(torch.nn.Module):
+    """Counts the frames that an expert is run on."""
+
+    def __init__(self, expert):
+        super().__init__()
+        self.expert = expert
+        self.n_frames = 0
+
+    def forward(self, x):
+        self.n_frames += len(x)
+        return self.expert(x)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=4),
+    top_k=st.integers(1, 3),
+    seed=st.integers(0, 99),
+)
+def test_only_chosen_pairs_of_valid_frames_are_computed(lengths, top_k, seed):
+    torch.manual_seed(seed)
+    mixture = make_mixture(top_k=top_k)
+    for i, expert in enumerate(mixture.experts):
+        mixture.experts[i] = Counting(expert)
+    reps = list(torch.randn(4, len(lengths), 12, 6))
+    out = mixture(reps, torch.tensor(lengths))
+    pairs = {
+        (frame, expert)
+        for decision in out.routing.values()
+        for frame, experts in enumerate(decision.expert_index.tolist())
+        for expert in experts
+    }
+    assert sum(e.n_frames for e in mixture.experts) == len(pairs)
+    assert len(out.routing["se"].probs) == sum(lengths)
+    padding = ~valid_mask(torch.tensor(lengths), 12)
+    for task in TASKS:
+        assert not out.features[task][padding].any()
+
+
+def test_frames_of_both_tasks_are_computed_once():
+    mixture = make_mixture()
+    mixture.routers["ser"].load_state_dict(mixture.routers["se"].state_dict())
+    for i, expert in enumerate(mixture.experts):
+        mixture.experts[i] = Counting(expert)
+    reps = list(torch.randn(4, 2, 12, 6))
+    out = mixture(reps, torch.tensor([12, 12]))
+    assert sum(e.n_frames for e in mixture.experts) == 24
+    assert torch.equal(out.features["se"], out.features["ser"])
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_what_each_gradient_mode_promises(gradient):
+    torch.manual_seed(0)
+    features = torch.randn(30, 8)
+    router = TopKRouter(8, 3, gradient=gradient)
+    decision = router(features)
+    best = decision.probs.max(dim=-1, keepdim=True).values
+    if gradient == "scaled":
+        torch.testing.assert_close(decision.weights, best)
+    else:
+        assert torch.equal(decision.weights, torch.ones(30, 1))
+    if gradient == "reference":
+        assert not any(p.requires_grad for p in router.parameters())
+        assert not decision.weights.requires_grad
+    else:
+        upstream = torch.randn(30, 1)
+        (got,) = torch.autograd.grad(
+            (decision.weights * upstream).sum(),
+            router.linear.weight,
+            retain_graph=True,
+        )
+        (wanted,) = torch.autograd.grad(
+            (best * upstream).sum(), router.linear.weight
+        )
+        torch.testing.assert_close(got, wanted)
+        assert got.any()
+
+
+def test_all_experts_chosen_is_the_dense_softmax():
+    torch.manual_seed(0)
+    decision = TopKRouter(8, 3, top_k=3)(torch.randn(10, 8))
+    laid_out = torch.zeros(10, 3).scatter(
+        1, decision.expert_index, decision.weights
+    )
+    torch.testing.assert_close(laid_out, decision.probs)
+
+
+@pytest.mark.parametrize("name, top_k", [("sparse", 1), ("dense", 3)])
+def test_agrees_with_the_released_code(golden, name, top_k):
+    case = torch.load(golden / f"moe_concat_{name}.pt", weights_only=True)
+    weights = case["state_dict"]
+    n_layers, _, _, dim = case["layer_reps"].shape
+    hidden, size = weights["experts.0.fc1.weight"].shape
+    width = weights["experts.0.fc2.weight"].shape[0]
+    mixture = ExpertMixture(
+        LayerNormConcat(n_layers, dim),
+        ExpertPool(3, size, hidden, width),
+        {task: TopKRouter(size, 3, top_k) for task in TASKS},
+    )
+    state = {}
+    for kind in ("weight", "bias"):
+        state[f"layer_mix.{kind}"] = torch.stack(
+            [weights[f"layer_norms.{i}.{kind}"] for i in range(n_layers)]
+        )
+        for e in range(3):
+            for ours, theirs in ((0, "fc1"), (2, "fc2")):
+                key = f"experts.{e}.{theirs}.{kind}"
+                state[f"experts.{e}.{ours}.{kind}"] = weights[key]
+        for t, task in enumerate(TASKS):
+            key = f"gates.{t}.fc.{kind}"
+            state[f"routers.{task}.linear.{kind}"] = weights[key]
+    mixture.load_state_dict(state)
+    layer_reps = case["layer_reps"]
+    n_frames = torch.full((layer_reps.shape[1],), layer_reps.shape[2])
+    with torch.no_grad():
+        out = mixture(list(layer_reps), n_frames)
+    for task in TASKS:
+        torch.testing.assert_close(
+            out.features[task], case[f"out_{task}"], atol=1e-5, rtol=0
+        )
+        if case[f"gate_probs_{task}"] is not None:
+            torch.testing.assert_close(
+                out.routing[task].probs.view_as(case[f"gate_probs_{task}"]),
+                case[f"gate_probs_{task}"],
+                atol=1e-5,
+                rtol=0,
+            )
+    # The agreement can fail: one changed weight breaks it.
+    mixture.experts[0][0].weight.data.mul_(1.01)
+    with torch.no_grad():
+        wrong = mixture(list(layer_reps), n_frames).features["se"]
+    assert (wrong - case["out_se"]).abs().max() > 1e-5
+
+
+def decision_of(logits):
+    probs = logits.softmax(-1)
+    index = logits.argmax(-1, keepdim=True)
+    return RoutingDecision(logits, probs, index, torch.ones(len(logits), 1))
+
+
+def test_balance_losses_on_worked_values(golden):
+    even = decision_of(10 * torch.eye(3))
+    assert load_balance(even).item() == pytest.approx(1.0)
+    collapsed = decision_of(torch.tensor([[50.0, 0.0, 0.0]] * 4))
+    assert load_balance(collapsed).item() == pytest.approx(3.0)
+    assert expert_load(collapsed).tolist() == [1.0, 0.0, 0.0]
+    logits = torch.zeros(2, 3)
+    z = torch.tensor(3.0).log().square().item()
+    assert router_z(decision_of(logits)).item() == pytest.approx(z)
+    case = torch.load(golden / "balance_losses.pt", weights_only=True)
+    ours = load_balance(decision_of(case["gate_probs"].flatten(0, 1).log()))
+    torch.testing.assert_close(
+        case["alpha"] * ours, case["switch"], atol=1e-6, rtol=0
+    )
+
+
+def test_padding_does_not_count_in_the_balance_loss():
+    torch.manual_seed(0)
+    mixture = make_mixture()
+    reps = torch.randn(4, 1, 20, 6)
+    alone = mixture(list(reps[:, :, :12]), torch.tensor([12]))
+    padded = mixture(list(reps), torch.tensor([12]))
+    for task in TASKS:
+        assert torch.equal(
+            load_balance(alone.routing[task]),
+            load_balance(padded.routing[task]),
+        )
+
+
+def test_routers_learn_to_send_two_kinds_of_frames_apart():
+    """On a task that only a good routing can solve."""
+    torch.manual_seed(0)
+    kind = torch.arange(64) % 2
+    features = torch.randn(64, 4) * 0.1
+    features[:, 0] = 2.0 * kind - 1.0
+    target = torch.where(kind.bool(), 1.0, -1.0).unsqueeze(-1)
+    router = TopKRouter(4, 2)
+    constants = torch.nn.ModuleList([Constant(1.0), Constant(-1.0)])
+    optimizer = torch.optim.Adam(router.parameters(), lr=0.05)
+    for _ in range(60):
+        decision = router(features)
+        (output,) = dispatch(features, constants, [decision])
+        loss = (output - target).square().mean() + load_balance(decision) * 0.1
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    (output,) = dispatch(features, constants, [router(features)])
+    assert torch.equal(output, target)
+
+
+class Constant(torch.nn.Module):
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, x):
+        return x.new_full((len(x), 1), self.value)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"top_k": 0}, "top_k: expected 1 to 3"),
+        ({"top_k": 4}, "top_k: expected 1 to 3"),
+        ({"gradient": "magic"}, "gradient: expected one of"),
+    ],
+)
+def test_impossible_routers_are_refused(change, words):
+    with pytest.raises(ValueError, match=words):
+        TopKRouter(8, 3, **change)
+
+
+def test_parts_that_do_not_fit_are_refused():
+    mix, pool = LayerNormConcat(2, 3), ExpertPool(2, 6, 4, 4)
+    with pytest.raises(ValueError, match="expected input_size 6"):
+        ExpertMixture(mix, ExpertPool(2, 7, 4, 4), {"se": TopKRouter(6, 2)})
+    with pytest.raises(ValueError, match="expected 2 experts, got 3"):
+        ExpertMixture(mix, pool, {"se": TopKRouter(6, 3)})
+    with pytest.raises(ValueError, match=r"expected .*\(2, 3\), got \(1, 3\)"):
+        mix([torch.zeros(1, 1, 3)], None)
