@@ -91,6 +91,7 @@ def _merge(path):
 def _update(merged, tree):
     for key, value in tree.items():
         merged[key] = value
+        merged.ca.items.pop(key, None)  # a comment on the replaced value
         if key in tree.ca.items:
             merged.ca.items[key] = tree.ca.items[key]
 

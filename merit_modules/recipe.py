@@ -350,8 +350,7 @@ def run(main, argv=None):
     except InputError as error:
         # One that comes from a loader's worker brings its traceback along.
         message = str(error).rsplit("InputError: ", 1)[-1].strip()
-        logger.error(message)
-        print(f"error: {message}", file=sys.stderr)
+        logger.error(f"error: {message}")
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command resumes the run", file=sys.stderr)

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from merit_modules.blstm import PaddedBLSTM, reorder
 from merit_modules.shapes import valid_mask
 from merit_modules.spectral import log1p_magnitude, with_noisy_phase
 
@@ -66,13 +66,7 @@ class SEHead(nn.Module):
         self.input_layer = nn.Linear(
             spectrum.n_bins + feature_size, hidden_size
         )
-        self.blstm = nn.LSTM(
-            hidden_size,
-            hidden_size,
-            num_layers=2,
-            bidirectional=True,
-            batch_first=True,
-        )
+        self.blstm = PaddedBLSTM(hidden_size, hidden_size, num_layers=2)
         self.output_layer = nn.Linear(hidden_size, spectrum.n_bins)
 
     def forward(self, features, n_frames, noisy_wavs, n_samples):
@@ -99,7 +93,9 @@ class SEHead(nn.Module):
         noisy_log1p = log1p_magnitude(noisy_stft)
         features = self._to_stft_rate(features, n_frames, noisy_stft.shape[-1])
         hidden = torch.cat([noisy_log1p.transpose(1, 2), features], dim=-1)
-        hidden = self._recur(self.input_layer(hidden), n_stft)
+        hidden = self.blstm(self.input_layer(hidden), n_stft)
+        forward, backward = hidden.chunk(2, dim=-1)
+        hidden = forward + backward
         mask = torch.sigmoid(self.output_layer(hidden)).transpose(1, 2)
         mask = mask * valid_mask(n_stft, mask.shape[-1]).unsqueeze(1)
         return Enhancement(mask * noisy_log1p, mask, noisy_stft, n_stft)
@@ -109,20 +105,7 @@ class SEHead(nn.Module):
         # 20 ms to 10 ms: every frame twice, an utterance's last one onwards.
         position = torch.arange(n_stft, device=features.device) // 2
         index = torch.minimum(position, (n_frames - 1).unsqueeze(1))
-        index = index.unsqueeze(-1).expand(-1, -1, features.shape[-1])
-        return features.gather(1, index)
-
-    def _recur(self, hidden, n_stft):
-        # Packed: the backward direction must start at an utterance's end.
-        packed = pack_padded_sequence(
-            hidden, n_stft.cpu(), batch_first=True, enforce_sorted=False
-        )
-        packed, _ = self.blstm(packed)
-        hidden, _ = pad_packed_sequence(
-            packed, batch_first=True, total_length=hidden.shape[1]
-        )
-        forward, backward = hidden.chunk(2, dim=-1)
-        return forward + backward
+        return reorder(features, index)
 
     def log1p_target(self, clean_wavs, n_samples):
         """Compute what the enhanced feature should be.

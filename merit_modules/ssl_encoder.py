@@ -7,6 +7,7 @@ models normalise their first convolution over the padded row; and SpeechBrain's
 lobes normalise the waveform over the padded row.
 """
 
+import math
 import warnings
 from typing import NamedTuple
 
@@ -119,23 +120,33 @@ class SSLEncoder(nn.Module):
         """Set the training mode; a frozen encoder stays in evaluation mode."""
         return super().train(mode and not self.frozen)
 
+    @property
+    def receptive_field(self):
+        """Number of samples that one frame sees (400 in all hub models)."""
+        config, samples = self.model.config, 1
+        layers = zip(config.conv_kernel, config.conv_stride)
+        for kernel, stride in reversed(list(layers)):
+            samples = (samples - 1) * stride + kernel
+        return samples
+
     def count_frames(self, n_samples):
         """Count the frames whose receptive field lies in the utterance.
 
         Arguments
         ---------
-        n_samples : torch.Tensor or int
-            Length in samples.
+        n_samples : torch.Tensor
+            Lengths in samples (B,).
 
         Returns
         -------
-        torch.Tensor or int
-            Number of frames; 0 or less if the utterance is too short.
+        torch.Tensor
+            Numbers of frames (B,), at least 1: a shorter utterance is
+            continued with zeros.
         """
         config = self.model.config
         for kernel, stride in zip(config.conv_kernel, config.conv_stride):
             n_samples = (n_samples - kernel) // stride + 1
-        return n_samples
+        return n_samples.clamp_min(1)
 
     def forward(self, wavs, wav_lens=None):
         """Encode.
@@ -151,21 +162,13 @@ class SSLEncoder(nn.Module):
         -------
         SSLOutput
             Layer representations and valid frames.
-
-        Raises
-        ------
-        ValueError
-            If an utterance is shorter than one frame.
         """
         if wav_lens is None:
             wav_lens = torch.ones(wavs.shape[0], device=wavs.device)
         n_samples = absolute_lengths(wav_lens, wavs.shape[1])
         n_frames = self.count_frames(n_samples)
-        if n_frames.min() < 1:
-            raise ValueError(
-                "wavs: an utterance is shorter than one SSL frame "
-                f"({int(n_samples.min())} samples)"
-            )
+        missing = max(0, self.receptive_field - wavs.shape[1])
+        wavs = nn.functional.pad(wavs, (0, missing))
         with torch.set_grad_enabled(
             torch.is_grad_enabled() and not self.frozen
         ):
@@ -310,6 +313,9 @@ class RandomSSLEncoder(SSLEncoder):
         Keys of the transformers configuration of that type.
     train_front_end : bool
         See :class:`SSLEncoder`.
+    filterbank : bool
+        Let the first convolution start as a bank of band-pass filters instead
+        of noise: with little data, what it would have to learn first.
 
     Raises
     ------
@@ -323,7 +329,9 @@ class RandomSSLEncoder(SSLEncoder):
     16
     """
 
-    def __init__(self, model_type, config, train_front_end=True):
+    def __init__(
+        self, model_type, config, train_front_end=True, filterbank=False
+    ):
         if model_type not in MODEL_TYPES:
             raise InputError(
                 f"SSL model_type: expected one of {', '.join(MODEL_TYPES)}, "
@@ -339,3 +347,44 @@ class RandomSSLEncoder(SSLEncoder):
         super().__init__(
             transformers.AutoModel.from_config(config), train_front_end
         )
+        if filterbank:
+            first = self.model.feature_extractor.conv_layers[0].conv
+            with torch.no_grad():
+                first.weight.copy_(mel_gabor_filters(*first.weight.shape[::2]))
+
+
+def mel_gabor_filters(n_filters, n_taps, sample_rate_hz=16000):
+    """Make windowed sinusoids, spaced on the mel scale from 60 Hz.
+
+    Arguments
+    ---------
+    n_filters : int
+        Number of filters: cosines and sines in turn, of the same frequency.
+    n_taps : int
+        Filter length in samples.
+    sample_rate_hz : int
+        Sample rate of the audio.
+
+    Returns
+    -------
+    torch.Tensor
+        Filters (n_filters, 1, n_taps) of unit energy.
+
+    Example
+    -------
+    >>> filters = mel_gabor_filters(8, 400)
+    >>> filters.shape
+    torch.Size([8, 1, 400])
+    """
+    top = sample_rate_hz / 2 * 0.95
+    mels = torch.linspace(_mel(60.0), _mel(top), (n_filters + 1) // 2)
+    frequencies_hz = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
+    seconds = torch.arange(n_taps) / sample_rate_hz
+    angle = 2 * torch.pi * frequencies_hz[:, None] * seconds
+    waves = torch.stack([angle.cos(), angle.sin()], dim=1).flatten(0, 1)
+    filters = waves[:n_filters] * torch.hann_window(n_taps)
+    return nn.functional.normalize(filters, dim=1).unsqueeze(1)
+
+
+def _mel(frequency_hz):
+    return 2595.0 * math.log10(1.0 + frequency_hz / 700.0)

@@ -1,0 +1,41 @@
+# make train: train Sparse MERIT on the embedded corpus
+# make test:  run the test suite
+# Both set up .venv first; a second time nothing is installed again.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+HPARAMS ?= hparams/sparse_merit.yaml
+ARGS ?=
+
+.PHONY: train test lint setup clean
+
+train: $(READY)
+	$(BIN)/python train.py $(HPARAMS) $(ARGS)
+
+test: $(READY)
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+setup: $(READY)
+
+$(READY): requirements.txt setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "error: Python 3.10 or later is needed; PYTHON=/path/to/it"; \
+		exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -r requirements.txt
+	$(BIN)/python -m pip install --no-deps -e .
+	@# PESQ is compiled here; without a C compiler all else still works.
+	$(BIN)/python -m pip install pesq==0.0.4 || \
+		echo "warning: no PESQ scores: pesq needs a C compiler to install"
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) build *.egg-info
