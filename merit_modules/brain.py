@@ -115,12 +115,13 @@ class JointBrain(sb.Brain):
         torch.Tensor
             The loss, a scalar.
         """
-        clean_log1p = self.system.log1p_target(
-            batch.clean_wav.data, predictions.n_samples
-        )
         labels = batch.emo_index.data.squeeze(1)
         terms = self.hparams.loss.terms(
-            predictions, clean_log1p, labels, self.class_weights
+            self.system,
+            predictions,
+            batch.clean_wav.data,
+            labels,
+            self.class_weights,
         )
         self._track(terms, predictions, labels)
         if stage != sb.Stage.TRAIN:
@@ -133,6 +134,7 @@ class JointBrain(sb.Brain):
         weights = {
             "ser_ce": self.class_weights[labels].sum(),
             "se_l1": predictions.enhancement.n_frames.sum(),
+            "se_si_sdr": len(labels),
         }
         for name, term in terms.items():
             self.tracker.add(name, term, weights.get(name, n_frames))
@@ -219,6 +221,13 @@ class JointBrain(sb.Brain):
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.optimizer_step += 1
+
+    def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
+        # Gradients that wait for their step are in no checkpoint.
+        waiting = self.step % self.grad_accumulation_factor != 0
+        return not waiting and super()._should_save_intra_epoch_ckpt(
+            last_ckpt_time, steps_since_ckpt
+        )
 
     def make_dataloader(self, dataset, stage, **kwargs):
         """Make a loader; see ``speechbrain.Brain``."""

@@ -1,13 +1,17 @@
 """SpeechBrain's checkpointer, made safe against a kill or a full disk."""
 
+import logging
 import os
 import re
 import shutil
 
 from speechbrain.utils.checkpoints import Checkpoint, Checkpointer
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
+from speechbrain.utils.logger import get_logger
 
 from merit_modules.errors import InputError
+
+logger = get_logger(__name__)
 
 PARTIAL_PREFIX = "PARTIAL+"
 
@@ -39,8 +43,26 @@ class AtomicCheckpointer(Checkpointer):
     True
     """
 
-    def save_checkpoint(self, *args, **kwargs):
+    def save_checkpoint(
+        self, meta=None, end_of_epoch=True, name=None, verbosity=logging.INFO
+    ):
         """Save a checkpoint; see SpeechBrain's ``Checkpointer``.
+
+        Arguments
+        ---------
+        meta : dict, optional
+            What to remember of it, such as validation scores.
+        end_of_epoch : bool
+            Whether the epoch is complete.
+        name : str, optional
+            Name to use in place of the time.
+        verbosity : int
+            Logging level of the message that tells of it.
+
+        Returns
+        -------
+        speechbrain.utils.checkpoints.Checkpoint or None
+            The checkpoint; None on processes but the first.
 
         Raises
         ------
@@ -49,13 +71,16 @@ class AtomicCheckpointer(Checkpointer):
             were there stay as they were.
         """
         try:
-            checkpoint = super().save_checkpoint(*args, **kwargs)
+            checkpoint = super().save_checkpoint(
+                meta or {}, end_of_epoch, name, verbosity=logging.DEBUG
+            )
         # torch reports a failed write as a RuntimeError of its zip writer.
         except (OSError, RuntimeError) as error:
             self._remove_partial()
             raise InputError(self._explain_save(error)) from error
         if checkpoint is not None:
             checkpoint = self._publish(checkpoint)
+            logger.log(verbosity, f"Saved checkpoint {checkpoint.path}")
         ddp_barrier()
         return checkpoint
 

@@ -68,6 +68,8 @@ class SEHead(nn.Module):
         )
         self.blstm = PaddedBLSTM(hidden_size, hidden_size, num_layers=2)
         self.output_layer = nn.Linear(hidden_size, spectrum.n_bins)
+        # The mask starts near 1: enhancement begins by changing little.
+        nn.init.constant_(self.output_layer.bias, 3.0)
 
     def forward(self, features, n_frames, noisy_wavs, n_samples):
         """Estimate the enhanced spectrum.

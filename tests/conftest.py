@@ -8,13 +8,16 @@ import pytest
 import speechbrain  # noqa: F401  registers its lazy modules
 from speechbrain.utils.importutils import LazyModule
 
+from merit_modules.miniemo.prepare import prepare_miniemo
+
 # Hypothesis asks every loaded module for its file, which SpeechBrain's lazy
 # stand-ins of optional packages answer with an ImportError.
 for module in list(sys.modules.values()):
     if isinstance(module, LazyModule):
         module.__dict__.setdefault("__file__", None)
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
 
 
 def _shared_folder(name):
@@ -37,3 +40,64 @@ def golden():
 def shared_data():
     """Folder with real emotional speech and real noise."""
     return _shared_folder("data")
+
+
+@pytest.fixture(scope="session")
+def miniemo(tmp_path_factory):
+    """Folder with the smallest MiniEmo: one sentence a voice and emotion."""
+    folder = tmp_path_factory.mktemp("MiniEmo")
+    prepare_miniemo(folder / "audio", folder / "manifests", n_sentences=1)
+    return folder / "audio"
+
+
+@pytest.fixture
+def tiny_experiment(miniemo, tmp_path):
+    """A YAML file that trains a tiny system on the smallest MiniEmo."""
+    return write_tiny_experiment(tmp_path / "tiny.yaml", miniemo)
+
+
+def write_tiny_experiment(path, miniemo):
+    """Write that YAML file."""
+    path.write_text(TINY_EXPERIMENT.format(root=ROOT, miniemo=miniemo))
+    return path
+
+
+TINY_EXPERIMENT = """
+include:
+    - {root}/hparams/base.yaml
+    - {root}/hparams/corpora/miniemo.yaml
+    - {root}/hparams/ssl/wavlm_small.yaml
+    - {root}/hparams/systems/sparse_merit.yaml
+    - {root}/hparams/small.yaml
+
+data_folder: {miniemo}
+n_sentences: 1
+stage_1_epochs: 1
+stage_2_epochs: 1
+batch_length_s: 40.0
+num_workers: 0
+num_metric_workers: 0
+metrics: [seg_snr_db, si_sdr_db]
+test_snrs_db: [0]
+test_clean: False
+n_examples: 1
+expert_hidden: 16
+expert_output: 8
+ser_hidden: 8
+se_hidden: 8
+ssl_encoder: !new:merit_modules.ssl_encoder.RandomSSLEncoder
+    model_type: wavlm
+    filterbank: True
+    config:
+        conv_dim: [16, 16, 16]
+        conv_kernel: [400, 2, 2]
+        conv_stride: [80, 2, 2]
+        feat_extract_norm: layer
+        hidden_size: 16
+        num_hidden_layers: 2
+        num_attention_heads: 2
+        intermediate_size: 32
+        do_stable_layer_norm: True
+        num_conv_pos_embeddings: 16
+        num_conv_pos_embedding_groups: 2
+"""

@@ -60,10 +60,9 @@ def results_table(results, markdown=False):
     lines = _as_markdown(rows) if markdown else _as_text(rows)
     notes = _notes(conditions, metrics)
     if notes:
-        notes = [f"- {note}" for note in notes] if markdown else notes
-        mark = f"\\{_MARK}" if markdown else _MARK
-        lines += ["", f"{mark} mean of fewer utterances:", ""][: 2 + markdown]
-        lines += notes
+        mark, bullet = (rf"\{_MARK}", "- ") if markdown else (_MARK, "")
+        lines += ["", f"{mark} mean of fewer utterances:"]
+        lines += [bullet + note for note in notes]
     return "\n".join(lines)
 
 
