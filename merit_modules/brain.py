@@ -184,7 +184,7 @@ class JointBrain(sb.Brain):
             return
         last = self.checkpointer and self.checkpointer.find_checkpoint()
         raise InputError(
-            f"the loss became {float(loss)} in epoch "
+            f"the loss became {loss.item()} in epoch "
             f"{self.hparams.epoch_counter.current}, step {self.step}, on the "
             f"utterances {', '.join(self._batch_ids)}. Try a lower lr or "
             "max_grad_norm, or --precision fp32; the last good checkpoint is "
