@@ -34,11 +34,12 @@ setup(
         "pystoi>=0.4.1",
         "tensorboard>=2.12",
         "tqdm>=4.60",
-        "espeakng-loader>=0.2",
     ],
     extras_require={
         # Compiled from source where no wheel exists: needs a C compiler.
         "pesq": ["pesq>=0.0.4"],
+        # Speaks the embedded corpus MiniEmo.
+        "miniemo": ["espeakng-loader>=0.2"],
         "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.6"],
     },
 )

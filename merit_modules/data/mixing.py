@@ -7,9 +7,7 @@ resuming a run changes a mixture, and no mixture needs to be stored.
 """
 
 import csv
-import hashlib
 import io
-import json
 import math
 import random
 from collections import OrderedDict
@@ -21,6 +19,7 @@ from speechbrain.utils.logger import get_logger
 from merit_modules.data.audio import read_audio
 from merit_modules.data.manifest import write_atomically
 from merit_modules.errors import InputError
+from merit_modules.seeding import keyed_seed
 
 logger = get_logger(__name__)
 
@@ -385,10 +384,8 @@ def _snr_range(snr_db):
 
 def _generator(seed, epoch, utt_id):
     """Return a generator whose stream is fixed by its three keys alone."""
-    key = json.dumps([seed, epoch, utt_id]).encode()
-    digest = hashlib.blake2b(key, digest_size=16).digest()
     # Of Python's generator, only random() is promised never to change.
-    return random.Random(int.from_bytes(digest, "big"))
+    return random.Random(keyed_seed(seed, epoch, utt_id))
 
 
 def _below(generator, n):

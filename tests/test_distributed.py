@@ -1,0 +1,27 @@
+"""Two processes train as one, whatever experts are idle on one of them."""
+
+import json
+import subprocess
+import sys
+
+from tests.conftest import ROOT
+
+
+def test_two_processes_train_both_stages(tiny_experiment, tmp_path):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run"),
+            *("--nproc_per_node", "2", "--master_port", "29571"),
+            *("train.py", str(tiny_experiment), "--noprogressbar"),
+            *("--distributed_backend", "gloo", "--device", "cpu"),
+            *("--output_folder", str(tmp_path / "run")),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["validation"]["epoch"] in (1, 2)
+    log = (tmp_path / "run" / "train_log.txt").read_text().splitlines()
+    assert [line[:8] for line in log] == ["epoch: 1", "epoch: 2"]

@@ -1,0 +1,54 @@
+"""Every command and snippet of the README does what it says."""
+
+import re
+import shlex
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.test_training import run_train
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = re.findall(r"^python train\.py (hparams/\S+)(.*)$", README, re.M)
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
+#: What makes a run short, and nothing else.
+SHORT = {
+    "n_sentences": 1,
+    "stage_1_epochs": 1,
+    "stage_2_epochs": 0,
+    "num_workers": 0,
+    "num_metric_workers": 0,
+    "metrics": "[si_sdr_db]",
+    "test_snrs_db": "[0]",
+    "test_clean": False,
+}
+
+
+def test_the_readme_has_commands_and_snippets():
+    assert len(COMMANDS) >= 2 and SNIPPETS
+    for target in re.findall(r"^make (\w+)", README, re.M):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M)
+    assert (ROOT / ".ci" / "run").read_text().rstrip().endswith("make test")
+
+
+@pytest.mark.parametrize("yaml, options", COMMANDS)
+def test_commands(yaml, options, miniemo, tmp_path):
+    given = shlex.split(options)
+    short = {k: v for k, v in SHORT.items() if f"--{k}" not in given}
+    extra = [x for k, v in short.items() for x in (f"--{k}", str(v))]
+    extra += ["--data_folder", str(miniemo)]
+    done = run_train(yaml, tmp_path, *given, *extra)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "unseen_0dB" in done.stdout
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS)
+def test_snippets(snippet, capsys):
+    exec(compile(snippet, "README.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("torch.Size([2, 99, 256])")
+
+
+def test_local_links_lead_somewhere():
+    for page in [ROOT / "README.md", *ROOT.glob("recipes/*/*/README.md")]:
+        for link in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page}: {link}"
