@@ -5,6 +5,7 @@ import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from merit_modules.blstm import PaddedBLSTM
+from merit_modules.filterbank import mel_gabor_filters
 from merit_modules.pooling import AttentiveStatsPooling
 from merit_modules.se_head import SEHead
 from merit_modules.ser_head import SERHead
@@ -132,3 +133,13 @@ def test_padding_frames_cannot_reach_the_pooled_vector():
     dirty = frames.clone()
     dirty[:, 6:] = 1e4
     close(pool(frames, torch.tensor([6])), pool(dirty, torch.tensor([6])))
+
+
+def test_filterbank_filters_sit_where_they_should():
+    filters = mel_gabor_filters(64, 400)[:, 0]
+    assert torch.allclose(filters.norm(dim=1), torch.ones(64))
+    spectra = torch.fft.rfft(filters, n=16000).abs()
+    peaks_hz = spectra.argmax(dim=1)
+    assert (peaks_hz[::2] - peaks_hz[1::2]).abs().max() < 20  # cos and sin
+    assert peaks_hz[2:64:2].diff().min() > 0
+    assert peaks_hz[-1] == pytest.approx(7600, abs=20)

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "merit_modules"
 
 #: From what knows nothing of the rest to what knows everything.
 LAYERS = [
-    {"errors", "seeding", "shapes"},
+    {"errors", "seeding", "shapes", "filterbank"},
     {"spectral", "normalization", "blstm", "ssl_encoder", "hparams"},
     {"layer_mix", "experts", "routers", "checkpoints"},
     {"mixture", "pooling"},

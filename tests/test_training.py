@@ -170,6 +170,27 @@ def test_both_stages_train_what_they_should(tiny_experiment, tmp_path):
     assert learnt
 
 
+def test_bf16_trains_both_stages(tiny_experiment, tmp_path):
+    hparams = start(tiny_experiment, tmp_path)
+    brain = train(hparams, precision="bf16")
+    assert brain.precision == "bf16"
+    stats = brain.tracker.means()
+    assert all(value == value for value in stats.values())
+    weights = hparams["system"].state_dict().values()
+    assert all(w.dtype == torch.float32 and w.isfinite().all() for w in weights)
+
+
+def test_accumulated_gradients_step_less_often(tiny_experiment, tmp_path):
+    steps = []
+    for factor in (1, 2):
+        hparams = start(
+            tiny_experiment, tmp_path / str(factor), number_of_epochs=1
+        )
+        brain = train(hparams, grad_accumulation_factor=factor)
+        steps.append(brain.optimizer_step)
+    assert steps[1] == steps[0] // 2 > 0
+
+
 def copy_state(system):
     return {k: v.clone() for k, v in system.state_dict().items()}
 
@@ -183,9 +204,9 @@ def start(path, tmp_path, **overrides):
     return hparams
 
 
-def train(hparams):
+def train(hparams, **run_opts):
     data = recipe.load_data(hparams)
-    run_opts = {"device": "cpu", "noprogressbar": True}
+    run_opts = {"device": "cpu", "noprogressbar": True, **run_opts}
     brain = recipe.make_brain(hparams, run_opts, data)
     recipe.fit(brain, hparams, data)
     return brain

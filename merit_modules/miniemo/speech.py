@@ -6,7 +6,6 @@ own and every utterance some chance, so emotions overlap a little.
 """
 
 from dataclasses import astuple, dataclass
-from zlib import crc32
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from merit_modules.miniemo.waveform import (
     speak_trimmed,
     tilt_spectrum,
 )
+from merit_modules.seeding import keyed_seed
 
 EMOTIONS = ("angry", "sad", "happy", "neutral")
 
@@ -193,7 +193,7 @@ def keyed_rng(seed, *key):
     >>> bool(a.normal() == b.normal() != keyed_rng(1, "m1", "sad").normal())
     True
     """
-    return np.random.default_rng([seed, crc32("/".join(key).encode())])
+    return np.random.default_rng(keyed_seed(seed, *key))
 
 
 def plan_utterances(split, n_sentences, seed=0):
