@@ -1,7 +1,5 @@
 """The training of a joint system on SpeechBrain's Brain."""
 
-import random
-
 import speechbrain as sb
 import torch
 from speechbrain.utils.checkpoints import ckpt_recency
@@ -168,9 +166,7 @@ class JointBrain(sb.Brain):
         """Seed all that is drawn in this step by its place in the run."""
         self._batch_ids = batch.id
         epoch = self.hparams.epoch_counter.current
-        seed = keyed_seed(self.hparams.seed, epoch, self.step)
-        torch.manual_seed(seed)
-        random.seed(seed)
+        torch.manual_seed(keyed_seed(self.hparams.seed, epoch, self.step))
 
     def check_loss_isfinite(self, loss):
         """Stop at the first loss that is not a number.
@@ -355,6 +351,7 @@ class JointBrain(sb.Brain):
             **{f"{SCORES[score]}_key": score}
         )
         if found is None:
+            logger.warning("No checkpoint: the system is tested as it is.")
             return {}
         self.checkpointer.load_checkpoint(found)
         return {k: v for k, v in found.meta.items() if k in (*SCORES, "epoch")}

@@ -4,6 +4,7 @@ A recipe's ``train.py`` calls them in turn; what differs between recipes is in
 the YAML files.
 """
 
+import errno
 import hashlib
 import json
 import sys
@@ -34,6 +35,8 @@ from merit_modules.metrics.scoring import EnhancementScorer
 from merit_modules.metrics.table import results_table
 
 logger = get_logger(__name__)
+# It says the same twice an epoch.
+get_logger("speechbrain.dataio.sampler").setLevel("WARNING")
 
 SPLITS = ("train", "valid", "test")
 
@@ -351,6 +354,11 @@ def run(main, argv=None):
         # One that comes from a loader's worker brings its traceback along.
         message = str(error).rsplit("InputError: ", 1)[-1].strip()
         logger.error(f"error: {message}")
+        return 2
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        logger.error(f"error: the disk is full: {error}; nothing saved is lost")
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command resumes the run", file=sys.stderr)

@@ -348,6 +348,14 @@ class RandomSSLEncoder(SSLEncoder):
             transformers.AutoModel.from_config(config), train_front_end
         )
         if filterbank:
-            first = self.model.feature_extractor.conv_layers[0].conv
-            with torch.no_grad():
-                first.weight.copy_(mel_gabor_filters(*first.weight.shape[::2]))
+            self._start_as_filterbank()
+
+    @torch.no_grad()
+    def _start_as_filterbank(self):
+        first = self.model.feature_extractor.conv_layers[0].conv
+        n_filters, _, n_taps = first.weight.shape
+        first.weight.copy_(mel_gabor_filters(n_filters, n_taps))
+        if first.bias is not None:
+            # A norm over the channels hides how loud a frame is, unless the
+            # channels have something of their own to compare it with.
+            first.bias.copy_(torch.linspace(-1.0, 1.0, n_filters))

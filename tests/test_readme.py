@@ -1,6 +1,7 @@
 """Every command and snippet of the README does what it says."""
 
 import re
+import runpy
 import shlex
 
 import pytest
@@ -52,3 +53,11 @@ def test_local_links_lead_somewhere():
     for page in [ROOT / "README.md", *ROOT.glob("recipes/*/*/README.md")]:
         for link in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
             assert (page.parent / link).exists(), f"{page}: {link}"
+
+
+def test_the_composed_file_can_be_printed(capsys, monkeypatch):
+    path = str(ROOT / "hparams" / "sparse_merit.yaml")
+    monkeypatch.setattr("sys.argv", ["merit_modules.hparams", path])
+    runpy.run_module("merit_modules.hparams", run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "include:" not in printed and "system: !new:" in printed
