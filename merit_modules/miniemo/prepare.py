@@ -63,7 +63,7 @@ class Item(NamedTuple):
     Example
     -------
     >>> plan_corpus(n_sentences=1, seed=0)[0].entry["wav"]
-    '{data_root}/speech/en-us+f1/en-us+f1_angry_17.wav'
+    '{data_root}/speech/en-us+f1/en-us+f1_angry_15.wav'
     """
 
     manifest: str
