@@ -13,8 +13,9 @@ from merit_modules.tracking import EpochTracker
 
 logger = get_logger(__name__)
 
-#: Scores of the validation set that can pick the best epoch.
+#: What can pick the epoch to test: scores of the validation set, or the last.
 SCORES = {
+    "epoch": "max",
     "loss": "min",
     "ser_ce": "min",
     "se_l1": "min",
@@ -293,7 +294,7 @@ class JointBrain(sb.Brain):
         scores = classification_scores(chosen, labels, self.class_names)
         stats.update({k: scores[k] for k in ("f1_macro", "f1_micro", "uar")})
         self._log_epoch(epoch, stats)
-        self._save_epoch(epoch, stats)
+        self._save_epoch({**stats, "epoch": epoch})
 
     def _log_epoch(self, epoch, valid_stats):
         meta = {"epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"]}
@@ -314,7 +315,7 @@ class JointBrain(sb.Brain):
             board.global_step[split] = dict.fromkeys(stats, epoch - 1)
         board.log_stats(meta, self.train_stats, valid_stats)
 
-    def _save_epoch(self, epoch, stats):
+    def _save_epoch(self, stats):
         if self.checkpointer is None:
             return
         score = self.hparams.checkpoint_score
@@ -325,10 +326,7 @@ class JointBrain(sb.Brain):
             )
         best = [score]
         self.checkpointer.save_and_keep_only(
-            meta={
-                "epoch": epoch,
-                **{k: stats[k] for k in SCORES if k in stats},
-            },
+            meta={k: stats[k] for k in SCORES if k in stats},
             max_keys=best if SCORES[score] == "max" else [],
             min_keys=best if SCORES[score] == "min" else [],
             # Given anew each time: SpeechBrain appends to its default list.
@@ -354,7 +352,7 @@ class JointBrain(sb.Brain):
             logger.warning("No checkpoint: the system is tested as it is.")
             return {}
         self.checkpointer.load_checkpoint(found)
-        return {k: v for k, v in found.meta.items() if k in (*SCORES, "epoch")}
+        return {k: v for k, v in found.meta.items() if k in SCORES}
 
     def on_evaluate_start(self, max_key=None, min_key=None):
         """Keep the weights: :meth:`load_best` loads them, once for all sets."""
