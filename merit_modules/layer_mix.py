@@ -64,10 +64,11 @@ class LayerNormConcat(nn.Module):
         rows = [rep.flatten(0, 1) for rep in layer_reps]
         if frame_index is not None:
             rows = [rep.index_select(0, frame_index) for rep in rows]
-        normed = F.layer_norm(
-            torch.stack(rows, dim=1), (self.dim,), eps=self.eps
-        )
-        return torch.addcmul(self.bias, normed, self.weight).flatten(1)
+        normed = [
+            F.layer_norm(rep, (self.dim,), weight, bias, self.eps)
+            for rep, weight, bias in zip(rows, self.weight, self.bias)
+        ]
+        return torch.cat(normed, dim=-1)
 
     def _check(self, layer_reps):
         found = (len(layer_reps), layer_reps[0].shape[-1])

@@ -173,7 +173,10 @@ class ExpertMixture(nn.Module):
         tasks = list(self.routers) if tasks is None else list(tasks)
         valid = valid_mask(n_frames, layer_reps[0].shape[1])
         frame_index = valid.flatten().nonzero().squeeze(-1)
-        features = self.layer_mix(layer_reps, frame_index)
+        everything = frame_index.numel() == valid.numel()
+        features = self.layer_mix(
+            layer_reps, None if everything else frame_index
+        )
         routing = {task: self.routers[task](features) for task in tasks}
         results = dispatch(features, self.experts, list(routing.values()))
         unpacked = [self._unpack(y, frame_index, valid) for y in results]
