@@ -199,7 +199,7 @@ def main():
     parser.add_argument("--output", type=int, default=1024)
     parser.add_argument("--experts", type=int, default=3)
     parser.add_argument("--frames", type=int, default=1000)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", help="also write the figures to this file")
     options = parser.parse_args()
