@@ -1,5 +1,6 @@
-"""The experts: feed-forward networks that all tasks share."""
+"""The experts that all tasks share."""
 
+import torch
 from torch import nn
 
 
@@ -17,7 +18,6 @@ class FeedForwardExpert(nn.Sequential):
 
     Example
     -------
-    >>> import torch
     >>> FeedForwardExpert(8, 16, 4)(torch.rand(5, 8)).shape
     torch.Size([5, 4])
     """
@@ -30,8 +30,73 @@ class FeedForwardExpert(nn.Sequential):
         )
 
 
+class LayerMixingExpert(nn.Module):
+    """A softmax-weighted sum of the normed layers and nothing else.
+
+    Arguments
+    ---------
+    n_layer_reps : int
+        Number of layer representations L.
+
+    Example
+    -------
+    >>> LayerMixingExpert(3)(torch.rand(5, 12)).shape
+    torch.Size([5, 4])
+    """
+
+    def __init__(self, n_layer_reps):
+        super().__init__()
+        # Not all equal: experts that start the same would stay the same.
+        self.layer_weights = nn.Parameter(torch.randn(n_layer_reps))
+
+    def forward(self, features):
+        """Mix the layers of concatenated features.
+
+        Arguments
+        ---------
+        features : torch.Tensor
+            Concatenation of L normed layers (M, L * D).
+
+        Returns
+        -------
+        torch.Tensor
+            Their weighted sum (M, D).
+        """
+        layers = features.unflatten(-1, (len(self.layer_weights), -1))
+        weights = self.layer_weights.softmax(dim=0).to(features.dtype)
+        return torch.einsum("mld,l->md", layers, weights)
+
+
+def check_n_experts(n_experts):
+    """Return the number of experts if it is one.
+
+    Arguments
+    ---------
+    n_experts : int
+        Number of experts E.
+
+    Returns
+    -------
+    int
+        The same.
+
+    Raises
+    ------
+    ValueError
+        If it is below 1.
+
+    Example
+    -------
+    >>> check_n_experts(3)
+    3
+    """
+    if n_experts < 1:
+        raise ValueError(f"n_experts: expected 1 or more, got {n_experts}")
+    return n_experts
+
+
 class ExpertPool(nn.ModuleList):
-    """E experts of the same shape.
+    """E feed-forward experts of the same shape.
 
     Arguments
     ---------
@@ -57,11 +122,55 @@ class ExpertPool(nn.ModuleList):
     """
 
     def __init__(self, n_experts, input_size, hidden_size, output_size):
-        if n_experts < 1:
-            raise ValueError(f"n_experts: expected 1 or more, got {n_experts}")
         super().__init__(
             FeedForwardExpert(input_size, hidden_size, output_size)
-            for _ in range(n_experts)
+            for _ in range(check_n_experts(n_experts))
         )
+        self.n_experts = n_experts
         self.input_size = input_size
+        self.hidden_size = hidden_size
         self.output_size = output_size
+
+
+class LayerMixingPool(nn.ModuleList):
+    """E experts that only mix layers (paper: layer-mixing experts).
+
+    Arguments
+    ---------
+    n_experts : int
+        Number of experts E.
+    n_layer_reps : int
+        Number of layer representations L.
+    dim : int
+        Width D of one representation, and of the result.
+
+    Raises
+    ------
+    ValueError
+        If ``n_experts`` is below 1.
+
+    Example
+    -------
+    >>> pool = LayerMixingPool(2, n_layer_reps=3, dim=4)
+    >>> pool.input_size, pool.output_size
+    (12, 4)
+    """
+
+    def __init__(self, n_experts, n_layer_reps, dim):
+        super().__init__(
+            LayerMixingExpert(n_layer_reps)
+            for _ in range(check_n_experts(n_experts))
+        )
+        self.n_experts = n_experts
+        self.n_layer_reps = n_layer_reps
+        self.dim = dim
+
+    @property
+    def input_size(self):
+        """Width L * D of the features that the experts take."""
+        return self.n_layer_reps * self.dim
+
+    @property
+    def output_size(self):
+        """Width D of what they give."""
+        return self.dim

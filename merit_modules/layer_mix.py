@@ -5,11 +5,8 @@ import torch.nn.functional as F
 from torch import nn
 
 
-class LayerNormConcat(nn.Module):
-    """Normalise every layer and concatenate them (paper Eq. for f_t).
-
-    Each of the L layers has a LayerNorm(D) of its own; the frame's feature is
-    their concatenation, L * D wide. Only the frames asked for are computed.
+class LayerNorms(nn.Module):
+    """A LayerNorm(D) of its own for each of L layer representations.
 
     Arguments
     ---------
@@ -22,9 +19,9 @@ class LayerNormConcat(nn.Module):
 
     Example
     -------
-    >>> mix = LayerNormConcat(n_layer_reps=3, dim=4)
-    >>> mix([torch.rand(2, 5, 4)] * 3, torch.tensor([0, 1, 7])).shape
-    torch.Size([3, 12])
+    >>> norms = LayerNorms(n_layer_reps=3, dim=4)
+    >>> [rep.shape for rep in norms.normed([torch.rand(2, 5, 4)] * 3, None)]
+    [torch.Size([10, 4]), torch.Size([10, 4]), torch.Size([10, 4])]
     """
 
     def __init__(self, n_layer_reps, dim, eps=1e-5):
@@ -34,6 +31,61 @@ class LayerNormConcat(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(n_layer_reps, dim))
         self.bias = nn.Parameter(torch.zeros(n_layer_reps, dim))
+
+    def normed(self, layer_reps, frame_index):
+        """Yield the normed frames of one layer after another.
+
+        Arguments
+        ---------
+        layer_reps : sequence of torch.Tensor
+            L tensors (B, T, D), or one tensor (L, B, T, D).
+        frame_index : torch.Tensor or None
+            Rows of the flattened (B * T) frames to compute (M,); None for all.
+
+        Yields
+        ------
+        torch.Tensor
+            Normed frames (M, D).
+
+        Raises
+        ------
+        ValueError
+            If the number or the width of the layers is not as configured.
+        """
+        found = (len(layer_reps), layer_reps[0].shape[-1])
+        expected = (self.n_layer_reps, self.dim)
+        if found != expected:
+            raise ValueError(
+                "layer_reps: expected (layers, width) = "
+                f"{expected}, got {found}"
+            )
+        for rep, weight, bias in zip(layer_reps, self.weight, self.bias):
+            rows = rep.flatten(0, 1)
+            if frame_index is not None:
+                rows = rows.index_select(0, frame_index)
+            yield F.layer_norm(rows, (self.dim,), weight, bias, self.eps)
+
+
+class LayerNormConcat(LayerNorms):
+    """Normalise every layer and concatenate them (paper Eq. for f_t).
+
+    The feature is L * D wide. Only the frames asked for are computed.
+
+    Arguments
+    ---------
+    n_layer_reps : int
+        Number of layer representations L.
+    dim : int
+        Width D of one representation.
+    eps : float
+        Added to the variance.
+
+    Example
+    -------
+    >>> mix = LayerNormConcat(n_layer_reps=3, dim=4)
+    >>> mix([torch.rand(2, 5, 4)] * 3, torch.tensor([0, 1, 7])).shape
+    torch.Size([3, 12])
+    """
 
     @property
     def output_size(self):
@@ -54,27 +106,58 @@ class LayerNormConcat(nn.Module):
         -------
         torch.Tensor
             Features (M, L * D).
-
-        Raises
-        ------
-        ValueError
-            If the number or the width of the layers is not as configured.
         """
-        self._check(layer_reps)
-        rows = [rep.flatten(0, 1) for rep in layer_reps]
-        if frame_index is not None:
-            rows = [rep.index_select(0, frame_index) for rep in rows]
-        normed = [
-            F.layer_norm(rep, (self.dim,), weight, bias, self.eps)
-            for rep, weight, bias in zip(rows, self.weight, self.bias)
-        ]
-        return torch.cat(normed, dim=-1)
+        return torch.cat(list(self.normed(layer_reps, frame_index)), dim=-1)
 
-    def _check(self, layer_reps):
-        found = (len(layer_reps), layer_reps[0].shape[-1])
-        expected = (self.n_layer_reps, self.dim)
-        if found != expected:
-            raise ValueError(
-                "layer_reps: expected (layers, width) = "
-                f"{expected}, got {found}"
-            )
+
+class WeightedLayerSum(LayerNorms):
+    """Normalise every layer and add them up with softmax weights.
+
+    The usual way to read an SSL encoder (SUPERB), with a norm per layer as in
+    the released code; D wide.
+
+    Arguments
+    ---------
+    n_layer_reps : int
+        Number of layer representations L.
+    dim : int
+        Width D of one representation.
+    eps : float
+        Added to the variance.
+
+    Example
+    -------
+    >>> mix = WeightedLayerSum(n_layer_reps=3, dim=4)
+    >>> mix([torch.rand(2, 5, 4)] * 3, torch.tensor([0, 1, 7])).shape
+    torch.Size([3, 4])
+    """
+
+    def __init__(self, n_layer_reps, dim, eps=1e-5):
+        super().__init__(n_layer_reps, dim, eps)
+        self.layer_weights = nn.Parameter(torch.zeros(n_layer_reps))
+
+    @property
+    def output_size(self):
+        """Width D of the sum."""
+        return self.dim
+
+    def forward(self, layer_reps, frame_index):
+        """Build the features of chosen frames.
+
+        Arguments
+        ---------
+        layer_reps : sequence of torch.Tensor
+            L tensors (B, T, D), or one tensor (L, B, T, D).
+        frame_index : torch.Tensor or None
+            Rows of the flattened (B * T) frames to compute (M,); None for all.
+
+        Returns
+        -------
+        torch.Tensor
+            Features (M, D).
+        """
+        weights = self.layer_weights.softmax(dim=0)
+        normed = self.normed(layer_reps, frame_index)
+        # One after another: L normed layers are never in memory at once,
+        # unless the backward pass needs them.
+        return sum(weight * rep for weight, rep in zip(weights, normed))

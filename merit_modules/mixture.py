@@ -1,48 +1,9 @@
 """Apply routers and experts: one feature per task and frame."""
 
-from typing import NamedTuple
-
 import torch
 from torch import nn
 
-from merit_modules.shapes import valid_mask
-
-
-class MixtureOutput(NamedTuple):
-    """Features per task and the decisions behind them.
-
-    Arguments
-    ---------
-    features : dict
-        Task name to features (B, T, R); zero in padding.
-    routing : dict
-        Task name to :class:`~merit_modules.routers.RoutingDecision` on the M
-        valid frames, in the order of the flattened (B, T).
-    valid : torch.Tensor
-        Mask (B, T) of the M valid frames.
-    """
-
-    features: dict
-    routing: dict
-    valid: torch.Tensor
-
-    def expert_map(self, task):
-        """Lay a task's decisions out in time.
-
-        Arguments
-        ---------
-        task : str
-            Task name.
-
-        Returns
-        -------
-        torch.Tensor
-            Best expert per frame (B, T); -1 in padding.
-        """
-        index = self.routing[task].expert_index[:, 0]
-        experts = index.new_full(self.valid.shape, -1)
-        experts[self.valid] = index
-        return experts
+from merit_modules.task_features import FramePacker, MixtureOutput
 
 
 def dispatch(features, experts, decisions):
@@ -96,16 +57,16 @@ def dispatch(features, experts, decisions):
 
 
 class ExpertMixture(nn.Module):
-    """Shared experts on the concatenated layers, one router per task.
+    """Shared experts on a mix of the layers, one router per task.
 
     Sparse MERIT with ``top_k = 1`` in the routers, dense MERIT with
     ``top_k = n_experts`` (paper Sec. III).
 
     Arguments
     ---------
-    layer_mix : LayerNormConcat
+    layer_mix : LayerNormConcat or WeightedLayerSum
         Makes one feature per frame from the layer representations.
-    experts : ExpertPool
+    experts : ExpertPool or LayerMixingPool
         The shared experts.
     routers : dict
         Task name to its TopKRouter.
@@ -135,7 +96,7 @@ class ExpertMixture(nn.Module):
         if layer_mix.output_size != experts.input_size:
             raise ValueError(
                 f"experts: expected input_size {layer_mix.output_size} "
-                f"(layers x width), got {experts.input_size}"
+                f"(width of the layer mix), got {experts.input_size}"
             )
         for task, router in routers.items():
             if router.n_experts != len(experts):
@@ -171,19 +132,9 @@ class ExpertMixture(nn.Module):
             Features (B, T, R) per task, routing decisions and valid frames.
         """
         tasks = list(self.routers) if tasks is None else list(tasks)
-        valid = valid_mask(n_frames, layer_reps[0].shape[1])
-        frame_index = valid.flatten().nonzero().squeeze(-1)
-        everything = frame_index.numel() == valid.numel()
-        features = self.layer_mix(
-            layer_reps, None if everything else frame_index
-        )
+        packer = FramePacker(n_frames, layer_reps[0].shape[1])
+        features = self.layer_mix(layer_reps, packer.index)
         routing = {task: self.routers[task](features) for task in tasks}
         results = dispatch(features, self.experts, list(routing.values()))
-        unpacked = [self._unpack(y, frame_index, valid) for y in results]
-        return MixtureOutput(dict(zip(tasks, unpacked)), routing, valid)
-
-    @staticmethod
-    def _unpack(packed, frame_index, valid):
-        frames = packed.new_zeros(valid.numel(), packed.shape[-1])
-        frames = frames.index_copy(0, frame_index, packed)
-        return frames.unflatten(0, valid.shape)
+        unpacked = [packer.unpack(result) for result in results]
+        return MixtureOutput(dict(zip(tasks, unpacked)), routing, packer.valid)

@@ -26,13 +26,16 @@ class WaveformNormalizer(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.tensor(0.0))
         self.register_buffer("std", torch.tensor(0.0))
+        # Only the released padding rule asks for it: what their code puts
+        # where a clean target is padded.
+        self.register_buffer("clean_mean", torch.tensor(0.0))
 
     @property
     def is_fitted(self):
         """Whether statistics were set or loaded."""
         return bool(self.std > 0)
 
-    def set_statistics(self, mean, std):
+    def set_statistics(self, mean, std, clean_mean=0.0):
         """Set the statistics.
 
         Arguments
@@ -41,6 +44,8 @@ class WaveformNormalizer(nn.Module):
             Mean over all samples.
         std : float
             Standard deviation over all samples, above 0.
+        clean_mean : float
+            Mean over all samples of the clean training set.
 
         Raises
         ------
@@ -51,6 +56,7 @@ class WaveformNormalizer(nn.Module):
             raise ValueError(f"std: expected a positive number, got {std}")
         self.mean.fill_(mean)
         self.std.fill_(std)
+        self.clean_mean.fill_(clean_mean)
 
     def forward(self, wavs):
         """Normalise waveforms of any shape."""

@@ -28,6 +28,7 @@ class AttentiveStatsPooling(nn.Module):
         self.projection = nn.Linear(input_size, input_size)
         self.attention = nn.Parameter(torch.empty(input_size))
         nn.init.normal_(self.attention, std=input_size**-0.5)
+        self.input_size = input_size
         self.output_size = 2 * input_size
 
     def forward(self, frames, n_frames):

@@ -76,6 +76,7 @@ class TopKRouter(nn.Module):
             raise ValueError(
                 f"gradient: expected one of {GRADIENTS}, got {gradient!r}"
             )
+        self.input_size = input_size
         self.n_experts = n_experts
         self.top_k = top_k
         self.gradient = gradient

@@ -23,12 +23,15 @@ class Enhancement(NamedTuple):
         Complex spectrum of the noisy input (B, F, S).
     n_frames : torch.Tensor
         Valid STFT frames per utterance (B,).
+    n_samples : torch.Tensor
+        Samples per utterance (B,) that the spectrum is made of.
     """
 
     log1p: torch.Tensor
     mask: torch.Tensor
     noisy_stft: torch.Tensor
     n_frames: torch.Tensor
+    n_samples: torch.Tensor
 
 
 class SEHead(nn.Module):
@@ -56,13 +59,15 @@ class SEHead(nn.Module):
     ... )
     >>> out.mask.shape
     torch.Size([2, 201, 101])
-    >>> head.to_wavs(out, n_samples, 16000).shape
+    >>> head.to_wavs(out, 16000).shape
     torch.Size([2, 16000])
     """
 
     def __init__(self, spectrum, feature_size, hidden_size=256):
         super().__init__()
         self.spectrum = spectrum
+        self.feature_size = feature_size
+        self.hidden_size = hidden_size
         self.input_layer = nn.Linear(
             spectrum.n_bins + feature_size, hidden_size
         )
@@ -100,7 +105,9 @@ class SEHead(nn.Module):
         hidden = forward + backward
         mask = torch.sigmoid(self.output_layer(hidden)).transpose(1, 2)
         mask = mask * valid_mask(n_stft, mask.shape[-1]).unsqueeze(1)
-        return Enhancement(mask * noisy_log1p, mask, noisy_stft, n_stft)
+        return Enhancement(
+            mask * noisy_log1p, mask, noisy_stft, n_stft, n_samples
+        )
 
     @staticmethod
     def _to_stft_rate(features, n_frames, n_stft):
@@ -127,15 +134,13 @@ class SEHead(nn.Module):
         with torch.no_grad():
             return log1p_magnitude(self.spectrum(clean_wavs, n_samples))
 
-    def to_wavs(self, enhancement, n_samples, n_max):
+    def to_wavs(self, enhancement, n_max):
         """Turn an enhanced feature into waveforms with the noisy phase.
 
         Arguments
         ---------
         enhancement : Enhancement
             What :meth:`forward` returned.
-        n_samples : torch.Tensor
-            Lengths in samples (B,).
         n_max : int
             Padded length N.
 
@@ -145,4 +150,4 @@ class SEHead(nn.Module):
             Waveforms (B, N), normalised as the noisy input was.
         """
         stft = with_noisy_phase(enhancement.log1p, enhancement.noisy_stft)
-        return self.spectrum.inverse(stft, n_samples, n_max)
+        return self.spectrum.inverse(stft, enhancement.n_samples, n_max)

@@ -39,6 +39,8 @@ class SERHead(nn.Module):
             nn.Linear(hidden_size, n_classes),
         )
         self.n_classes = n_classes
+        self.hidden_size = hidden_size
+        self.dropout = dropout
 
     def forward(self, frames, n_frames):
         """Classify.

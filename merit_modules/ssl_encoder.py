@@ -7,6 +7,7 @@ models normalise their first convolution over the padded row; and SpeechBrain's
 lobes normalise the waveform over the padded row.
 """
 
+import math
 import warnings
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from torch import nn
 
 from merit_modules.errors import InputError
 from merit_modules.filterbank import mel_gabor_filters
+from merit_modules.padding import check_rule, released_frames
 from merit_modules.shapes import absolute_lengths, valid_mask
 
 MODEL_TYPES = ("wavlm", "hubert", "wav2vec2")
@@ -37,7 +39,7 @@ class SSLOutput(NamedTuple):
         convolution, then the output of each layer. Rows beyond an utterance's
         valid frames have no meaning.
     n_frames : torch.Tensor
-        Valid frames per utterance (B,).
+        Frames per utterance (B,) that the transformer took for real.
     """
 
     layer_reps: tuple
@@ -47,7 +49,8 @@ class SSLOutput(NamedTuple):
 class SSLEncoder(nn.Module):
     """Give all layer representations of a transformers speech model.
 
-    An utterance's representations are the same alone and in a padded batch.
+    By default an utterance's representations are the same alone and in a
+    padded batch.
 
     Arguments
     ---------
@@ -56,11 +59,14 @@ class SSLEncoder(nn.Module):
     train_front_end : bool
         Whether the convolutional front end is trained. Never in the paper;
         an encoder that starts from random weights needs it.
+    padding_rule : str
+        ``exact``, or ``released`` as in the authors' code; see
+        :mod:`merit_modules.padding`. A whole system follows its encoder's.
 
     Raises
     ------
     InputError
-        If the model is of another kind.
+        If the model is of another kind or there is no such rule.
 
     Example
     -------
@@ -71,7 +77,7 @@ class SSLEncoder(nn.Module):
     (3, torch.Size([2, 49, 16]), tensor([49, 24]))
     """
 
-    def __init__(self, model, train_front_end=False):
+    def __init__(self, model, train_front_end=False, padding_rule="exact"):
         super().__init__()
         model_type = model.config.model_type
         if model_type not in MODEL_TYPES:
@@ -80,6 +86,7 @@ class SSLEncoder(nn.Module):
                 f"got {model_type!r}"
             )
         self.model = model
+        self.padding_rule = check_rule(padding_rule)
         self.train_front_end = train_front_end
         # Dropping layers would change which representation is which.
         model.config.layerdrop = 0.0
@@ -129,6 +136,11 @@ class SSLEncoder(nn.Module):
             samples = (samples - 1) * stride + kernel
         return samples
 
+    @property
+    def hop_length(self):
+        """Samples from one frame to the next (320 in all hub models)."""
+        return math.prod(self.model.config.conv_stride)
+
     def count_frames(self, n_samples):
         """Count the frames whose receptive field lies in the utterance.
 
@@ -166,16 +178,14 @@ class SSLEncoder(nn.Module):
         if wav_lens is None:
             wav_lens = torch.ones(wavs.shape[0], device=wavs.device)
         n_samples = absolute_lengths(wav_lens, wavs.shape[1])
-        n_frames = self.count_frames(n_samples)
         missing = max(0, self.receptive_field - wavs.shape[1])
         wavs = nn.functional.pad(wavs, (0, missing))
         with torch.set_grad_enabled(
             torch.is_grad_enabled() and not self.frozen
         ):
-            layer_reps = self._encode(wavs, n_samples, n_frames)
-        return SSLOutput(layer_reps, n_frames)
+            return self._encode(wavs, n_samples)
 
-    def _encode(self, wavs, n_samples, n_frames):
+    def _encode(self, wavs, n_samples):
         with torch.set_grad_enabled(
             torch.is_grad_enabled() and self.train_front_end
         ):
@@ -183,12 +193,21 @@ class SSLEncoder(nn.Module):
         projected = self.model.feature_projection(frames.transpose(1, 2))
         if isinstance(projected, tuple):  # wav2vec 2.0 also returns its input
             projected = projected[0]
-        valid = valid_mask(n_frames, projected.shape[1])
-        return self._transformer(projected, None if valid.all() else valid)
+        n_rows = projected.shape[1]
+        if self.padding_rule == "exact":
+            n_frames = self.count_frames(n_samples)
+        else:
+            n_frames = released_frames(n_samples, wavs.shape[1], n_rows)
+        valid = valid_mask(n_frames, n_rows)
+        layer_reps = self._transformer(
+            projected, None if valid.all() else valid
+        )
+        return SSLOutput(layer_reps, n_frames)
 
     def _front_end(self, wavs, n_samples):
         frames = wavs.unsqueeze(1)
         padded = bool((n_samples < wavs.shape[1]).any())
+        padded = padded and self.padding_rule == "exact"
         for layer in self.model.feature_extractor.conv_layers:
             norm = getattr(layer, "layer_norm", None)
             if padded and isinstance(norm, nn.GroupNorm):
@@ -272,6 +291,8 @@ class PretrainedSSLEncoder(SSLEncoder):
         Folder for downloads; transformers' own cache by default.
     train_front_end : bool
         See :class:`SSLEncoder`.
+    padding_rule : str
+        See :class:`SSLEncoder`.
 
     Raises
     ------
@@ -288,7 +309,13 @@ class PretrainedSSLEncoder(SSLEncoder):
     3
     """
 
-    def __init__(self, source, save_path=None, train_front_end=False):
+    def __init__(
+        self,
+        source,
+        save_path=None,
+        train_front_end=False,
+        padding_rule="exact",
+    ):
         try:
             model = transformers.AutoModel.from_pretrained(
                 source, cache_dir=save_path
@@ -299,7 +326,7 @@ class PretrainedSSLEncoder(SSLEncoder):
                 "hub or a folder with config.json and weights; transformers "
                 f"says: {error}"
             ) from error
-        super().__init__(model, train_front_end)
+        super().__init__(model, train_front_end, padding_rule)
 
 
 class RandomSSLEncoder(SSLEncoder):
@@ -316,6 +343,8 @@ class RandomSSLEncoder(SSLEncoder):
     filterbank : bool
         Let the first convolution start as a bank of band-pass filters instead
         of noise: with little data, what it would have to learn first.
+    padding_rule : str
+        See :class:`SSLEncoder`.
 
     Raises
     ------
@@ -330,7 +359,12 @@ class RandomSSLEncoder(SSLEncoder):
     """
 
     def __init__(
-        self, model_type, config, train_front_end=True, filterbank=False
+        self,
+        model_type,
+        config,
+        train_front_end=True,
+        filterbank=False,
+        padding_rule="exact",
     ):
         if model_type not in MODEL_TYPES:
             raise InputError(
@@ -345,7 +379,9 @@ class RandomSSLEncoder(SSLEncoder):
             )
         config = transformers.AutoConfig.for_model(model_type, **config)
         super().__init__(
-            transformers.AutoModel.from_config(config), train_front_end
+            transformers.AutoModel.from_config(config),
+            train_front_end,
+            padding_rule,
         )
         if filterbank:
             self._start_as_filterbank()

@@ -5,9 +5,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from merit_modules.mixture import MixtureOutput
+from merit_modules.padding import task_lengths
 from merit_modules.se_head import Enhancement
 from merit_modules.shapes import absolute_lengths, valid_mask
+from merit_modules.task_features import MixtureOutput
 
 
 class SystemOutput(NamedTuple):
@@ -34,17 +35,19 @@ class SystemOutput(NamedTuple):
 class JointSystem(nn.Module):
     """Noisy waveforms to emotion logits and enhanced spectra (paper Fig. 1).
 
+    A system for one task has only that task's head.
+
     Arguments
     ---------
     normalizer : WaveformNormalizer
         Normalises waveforms.
     ssl_encoder : SSLEncoder
         Waveforms to layer representations.
-    mixture : ExpertMixture
+    mixture : ExpertMixture or TaskLayerSums
         Layer representations to features for the tasks ``se`` and ``ser``.
-    se_head : SEHead
+    se_head : SEHead, optional
         Features and noisy waveform to enhanced spectrum.
-    ser_head : SERHead
+    ser_head : SERHead, optional
         Features to class logits.
 
     Example
@@ -61,7 +64,9 @@ class JointSystem(nn.Module):
     True
     """
 
-    def __init__(self, normalizer, ssl_encoder, mixture, se_head, ser_head):
+    def __init__(
+        self, normalizer, ssl_encoder, mixture, se_head=None, ser_head=None
+    ):
         super().__init__()
         self.normalizer = normalizer
         self.ssl_encoder = ssl_encoder
@@ -69,7 +74,13 @@ class JointSystem(nn.Module):
         self.se_head = se_head
         self.ser_head = ser_head
 
-    def forward(self, noisy_wavs, wav_lens=None, tasks=("se", "ser")):
+    @property
+    def tasks(self):
+        """Names of the tasks that there is a head for."""
+        heads = {"se": self.se_head, "ser": self.ser_head}
+        return [task for task, head in heads.items() if head is not None]
+
+    def forward(self, noisy_wavs, wav_lens=None, tasks=None):
         """Run the tasks asked for.
 
         Arguments
@@ -78,9 +89,9 @@ class JointSystem(nn.Module):
             Waveforms (B, N), 16 kHz, as they come from a file.
         wav_lens : torch.Tensor, optional
             Relative lengths (B,); all 1 by default.
-        tasks : sequence of str
-            ``se``, ``ser`` or both. What another task alone needs is not
-            computed.
+        tasks : sequence of str, optional
+            ``se``, ``ser`` or both; all that there are by default. What
+            another task alone needs is not computed.
 
         Returns
         -------
@@ -89,16 +100,26 @@ class JointSystem(nn.Module):
         """
         if wav_lens is None:
             wav_lens = torch.ones(len(noisy_wavs), device=noisy_wavs.device)
-        n_samples = absolute_lengths(wav_lens, noisy_wavs.shape[1])
+        tasks = self.tasks if tasks is None else tasks
+        n_padded = noisy_wavs.shape[1]
+        n_samples = absolute_lengths(wav_lens, n_padded)
         wavs = self.normalize(noisy_wavs, n_samples)
         layer_reps, n_frames = self.ssl_encoder(wavs, wav_lens)
-        mixture = self.mixture(layer_reps, n_frames, tasks)
+        lengths = task_lengths(
+            self.ssl_encoder.padding_rule,
+            n_samples,
+            n_frames,
+            n_padded,
+            layer_reps[0].shape[1],
+            self.ssl_encoder.hop_length,
+        )
+        mixture = self.mixture(layer_reps, lengths.routed, tasks)
         logits = enhancement = None
         if "ser" in tasks:
-            logits = self.ser_head(mixture.features["ser"], n_frames)
+            logits = self.ser_head(mixture.features["ser"], lengths.pooled)
         if "se" in tasks:
             enhancement = self.se_head(
-                mixture.features["se"], n_frames, wavs, n_samples
+                mixture.features["se"], lengths.routed, wavs, lengths.enhanced
             )
         return SystemOutput(logits, enhancement, mixture, n_samples)
 
@@ -120,23 +141,31 @@ class JointSystem(nn.Module):
         samples = valid_mask(n_samples, wavs.shape[1])
         return torch.where(samples, self.normalizer(wavs), 0.0)
 
-    def log1p_target(self, clean_wavs, n_samples):
+    def log1p_target(self, clean_wavs, output):
         """Compute the SE target: clean speech in the noisy set's scale.
 
         Arguments
         ---------
         clean_wavs : torch.Tensor
             Clean waveforms (B, N).
-        n_samples : torch.Tensor
-            Lengths in samples (B,).
+        output : SystemOutput
+            What :meth:`forward` made of the noisy ones.
 
         Returns
         -------
         torch.Tensor
             Log1p feature (B, F, S).
         """
-        wavs = self.normalize(clean_wavs, n_samples)
-        return self.se_head.log1p_target(wavs, n_samples)
+        if self.ssl_encoder.padding_rule == "exact":
+            wavs = self.normalize(clean_wavs, output.n_samples)
+        else:
+            # Their code normalises the clean set, pads it with zeros and then
+            # goes over to the noisy set's statistics.
+            samples = valid_mask(output.n_samples, clean_wavs.shape[1])
+            wavs = torch.where(samples, clean_wavs, self.normalizer.clean_mean)
+            wavs = self.normalizer(wavs)
+        lengths = output.enhancement.n_samples
+        return self.se_head.log1p_target(wavs, lengths)
 
     def enhanced_wavs(self, output, n_max):
         """Turn an output into enhanced waveforms.
@@ -153,6 +182,7 @@ class JointSystem(nn.Module):
         torch.Tensor
             Waveforms (B, N) in the scale of the input; zero in padding.
         """
-        wavs = self.se_head.to_wavs(output.enhancement, output.n_samples, n_max)
-        samples = valid_mask(output.n_samples, n_max)
+        enhancement = output.enhancement
+        wavs = self.se_head.to_wavs(enhancement, n_max)
+        samples = valid_mask(enhancement.n_samples, n_max)
         return torch.where(samples, self.normalizer.inverse(wavs), 0.0)

@@ -214,11 +214,14 @@ class Scan(NamedTuple):
     problems : dict
         ``{utt_id: message}`` of the unusable utterances, see
         :func:`merit_modules.data.audio.raise_if_broken`.
+    clean_stats : RunningWavStats or None
+        Likewise of ``clean_wav``.
     """
 
     stats: RunningWavStats | None
     recipes: list
     problems: dict
+    clean_stats: RunningWavStats | None
 
 
 class _Scanned(Dataset):
@@ -231,10 +234,12 @@ class _Scanned(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index):
-        utt_id, stats = self.dataset.data_ids[index], RunningWavStats()
+        utt_id = self.dataset.data_ids[index]
+        stats = RunningWavStats(), RunningWavStats()
         try:
             example = self.dataset[index]
-            stats.update(example["noisy_wav"])
+            stats[0].update(example["noisy_wav"])
+            stats[1].update(example["clean_wav"])
         except InputError as error:
             return utt_id, stats, None, str(error)
         return utt_id, stats, example["recipe"], None
@@ -269,7 +274,8 @@ def scan(dataset, num_workers=0, desc="reading audio"):
     >>> scan(dataset).problems
     {'u1': 'gone.wav: there is no such audio file'}
     """
-    total, recipes, problems = RunningWavStats(), [], {}
+    noisy, clean = RunningWavStats(), RunningWavStats()
+    recipes, problems = [], {}
     loader = DataLoader(
         _Scanned(dataset),
         batch_size=None,
@@ -280,9 +286,12 @@ def scan(dataset, num_workers=0, desc="reading audio"):
     for utt_id, stats, recipe, problem in tqdm(
         loader, desc=desc, disable=not if_main_process(), dynamic_ncols=True
     ):
-        total.merge(stats)
+        noisy.merge(stats[0])
+        clean.merge(stats[1])
         if problem is None:
             recipes.append(recipe)
         else:
             problems[utt_id] = problem
-    return Scan(total if total.count else None, recipes, problems)
+    if not noisy.count:
+        return Scan(None, recipes, problems, None)
+    return Scan(noisy, recipes, problems, clean)

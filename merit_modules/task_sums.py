@@ -1,0 +1,72 @@
+"""One weighted sum of layers per task: naive multi-task learning."""
+
+from torch import nn
+
+from merit_modules.task_features import FramePacker, MixtureOutput
+
+
+class TaskLayerSums(nn.Module):
+    """Gives every task a mix of the layers of its own; no expert, no router.
+
+    With one task it is the front of a single-task system (paper: naive MTL,
+    SER only, SE only).
+
+    Arguments
+    ---------
+    layer_mixes : dict
+        Task name to its WeightedLayerSum.
+
+    Raises
+    ------
+    ValueError
+        If the widths of the tasks differ.
+
+    Example
+    -------
+    >>> import torch
+    >>> from merit_modules.layer_mix import WeightedLayerSum
+    >>> sums = TaskLayerSums(
+    ...     {task: WeightedLayerSum(3, 4) for task in ("se", "ser")}
+    ... )
+    >>> out = sums([torch.rand(2, 5, 4)] * 3, torch.tensor([5, 3]))
+    >>> out.features["se"].shape, out.routing
+    (torch.Size([2, 5, 4]), {})
+    """
+
+    def __init__(self, layer_mixes):
+        super().__init__()
+        widths = {task: m.output_size for task, m in layer_mixes.items()}
+        if len(set(widths.values())) > 1:
+            raise ValueError(f"layer_mixes: expected one width, got {widths}")
+        self.layer_mixes = nn.ModuleDict(layer_mixes)
+
+    @property
+    def output_size(self):
+        """Width R of the features."""
+        return next(iter(self.layer_mixes.values())).output_size
+
+    def forward(self, layer_reps, n_frames, tasks=None):
+        """Compute the features of some or all tasks.
+
+        Arguments
+        ---------
+        layer_reps : sequence of torch.Tensor
+            L layer representations (B, T, D).
+        n_frames : torch.Tensor
+            Valid frames per utterance (B,).
+        tasks : sequence of str, optional
+            The tasks to serve; all by default.
+
+        Returns
+        -------
+        MixtureOutput
+            Features (B, T, R) per task and valid frames.
+        """
+        packer = FramePacker(n_frames, layer_reps[0].shape[1])
+        features = {
+            task: packer.unpack(
+                self.layer_mixes[task](layer_reps, packer.index)
+            )
+            for task in (self.layer_mixes if tasks is None else tasks)
+        }
+        return MixtureOutput(features, {}, packer.valid)
