@@ -1,13 +1,20 @@
 """The objective of joint training, one named term per loss."""
 
 import torch.nn.functional as F
+from torch import nn
 
-from merit_modules.losses import routing
+from merit_modules.errors import InputError
 from merit_modules.losses.enhancement import log1p_l1, negative_si_sdr
+from merit_modules.losses.routing import BALANCE_LOSSES, router_z
+from merit_modules.losses.weighting import UncertaintyWeighting
+
+WEIGHTINGS = ("fixed", "uncertainty")
 
 
-class JointLoss:
+class JointLoss(nn.Module):
     """Weighted sum of the task losses and the routers' (paper Eq. for L).
+
+    Every term's name begins with its task.
 
     Arguments
     ---------
@@ -21,6 +28,18 @@ class JointLoss:
         Weight of each router's load-balancing loss (released code: none).
     router_z : float
         Weight of each router's z-loss (released code: none).
+    balance_loss : str
+        ``switch`` or ``kl``; see :mod:`merit_modules.losses.routing`.
+    task_weighting : str
+        ``fixed``: the weights above. ``uncertainty``: each task's sum of
+        weighted terms is weighed by a learned factor; see
+        :class:`~merit_modules.losses.weighting.UncertaintyWeighting`.
+
+    Raises
+    ------
+    InputError
+        If a choice is unknown, or a loss that can be negative is to be
+        weighed by uncertainty.
 
     Example
     -------
@@ -31,7 +50,7 @@ class JointLoss:
     >>> terms = loss.terms(system, system(wavs), wavs, torch.tensor([0, 3]))
     >>> sorted(terms)
     ['se_l1', 'se_load_balance', 'ser_ce', 'ser_load_balance']
-    >>> loss.total(terms).shape
+    >>> loss(terms).shape
     torch.Size([])
     """
 
@@ -42,16 +61,31 @@ class JointLoss:
         se_si_sdr=0.0,
         load_balance=0.0,
         router_z=0.0,
+        balance_loss="switch",
+        task_weighting="fixed",
     ):
+        super().__init__()
+        _check("balance_loss", balance_loss, BALANCE_LOSSES)
+        _check("task_weighting", task_weighting, WEIGHTINGS)
         self.task_weights = {
             "ser_ce": ser_ce,
             "se_l1": se_l1,
             "se_si_sdr": se_si_sdr,
         }
-        self.routing = {
-            "load_balance": (load_balance, routing.load_balance),
-            "router_z": (router_z, routing.router_z),
+        self.routing_weights = {
+            "load_balance": load_balance,
+            "router_z": router_z,
         }
+        self.balance_loss = BALANCE_LOSSES[balance_loss]
+        self.weighting = None
+        if task_weighting == "uncertainty":
+            if se_si_sdr:
+                raise InputError(
+                    "task_weighting uncertainty: expected losses that are "
+                    f"never negative, se_si_sdr_weight is {se_si_sdr}: set "
+                    "it to 0"
+                )
+            self.weighting = UncertaintyWeighting()
 
     def terms(self, system, output, clean_wavs, labels, class_weights=None):
         """Compute the terms of the paper, and others that have a weight.
@@ -61,7 +95,7 @@ class JointLoss:
         system : JointSystem
             The system, for its spectral domain.
         output : SystemOutput
-            What it made of the noisy batch.
+            What it made of the noisy batch; a task that it lacks has no term.
         clean_wavs : torch.Tensor
             Clean waveforms (B, N).
         labels : torch.Tensor
@@ -74,27 +108,69 @@ class JointLoss:
         dict
             Term name to unweighted scalar loss.
         """
-        enhancement, n_samples = output.enhancement, output.n_samples
-        clean_log1p = system.log1p_target(clean_wavs, n_samples)
+        terms = {}
+        if output.logits is not None:
+            terms["ser_ce"] = F.cross_entropy(
+                output.logits, labels, class_weights
+            )
+        if output.enhancement is not None:
+            terms |= self._se_terms(system, output, clean_wavs)
+        for task, decision in output.mixture.routing.items():
+            if self.routing_weights["load_balance"]:
+                terms[f"{task}_load_balance"] = self.balance_loss(decision)
+            if self.routing_weights["router_z"]:
+                terms[f"{task}_router_z"] = router_z(decision)
+        return terms
+
+    def _se_terms(self, system, output, clean_wavs):
+        enhancement = output.enhancement
+        clean_log1p = system.log1p_target(clean_wavs, output)
         terms = {
-            "ser_ce": F.cross_entropy(output.logits, labels, class_weights),
             "se_l1": log1p_l1(
                 enhancement.log1p, clean_log1p, enhancement.n_frames
-            ),
+            )
         }
         if self.task_weights["se_si_sdr"]:
             enhanced_wavs = system.enhanced_wavs(output, clean_wavs.shape[1])
             terms["se_si_sdr"] = negative_si_sdr(
-                enhanced_wavs, clean_wavs, n_samples
+                enhanced_wavs, clean_wavs, output.n_samples
             )
-        for task, decision in output.mixture.routing.items():
-            for name, (weight, function) in self.routing.items():
-                if weight:
-                    terms[f"{task}_{name}"] = function(decision)
         return terms
 
-    def total(self, terms):
-        """Weigh and add the terms.
+    def by_task(self, terms):
+        """Weigh the terms and add them up per task.
+
+        Arguments
+        ---------
+        terms : dict
+            What :meth:`terms` returned, or means of it.
+
+        Returns
+        -------
+        dict
+            Task name to its loss: objective and the terms of its router.
+
+        Example
+        -------
+        >>> JointLoss(ser_ce=2.0).by_task({"ser_ce": 1.5, "se_l1": 0.25})
+        {'ser': 3.0, 'se': 0.25}
+        """
+        losses = {}
+        for name, weight in self.task_weights.items():
+            if name in terms:
+                task = name.partition("_")[0]
+                losses[task] = losses.get(task, 0.0) + weight * terms[name]
+        if self.weighting is not None:
+            losses = {k: self.weighting(k, v) for k, v in losses.items()}
+        for name, term in terms.items():
+            task, _, kind = name.partition("_")
+            if kind in self.routing_weights:
+                routing = self.routing_weights[kind] * term
+                losses[task] = losses.get(task, 0.0) + routing
+        return losses
+
+    def forward(self, terms):
+        """Weigh and add all terms.
 
         Arguments
         ---------
@@ -106,22 +182,11 @@ class JointLoss:
         torch.Tensor
             The loss, a scalar.
         """
-        return sum(self.weight(name) * term for name, term in terms.items())
+        return sum(self.by_task(terms).values())
 
-    def weight(self, name):
-        """Tell the weight of a term.
 
-        Arguments
-        ---------
-        name : str
-            Term name.
-
-        Returns
-        -------
-        float
-            Its weight; 0 if there is no such term.
-        """
-        if name in self.task_weights:
-            return self.task_weights[name]
-        weight, _ = self.routing.get(name.partition("_")[2], (0.0, None))
-        return weight
+def _check(key, value, allowed):
+    if value not in allowed:
+        raise InputError(
+            f"{key}: expected one of {', '.join(allowed)}, got {value!r}"
+        )

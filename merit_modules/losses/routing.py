@@ -4,7 +4,11 @@ Both losses take the decisions on valid frames only, so padding counts in
 neither.
 """
 
+import math
+
 import torch.nn.functional as F
+
+MIN_LOAD = 1e-3
 
 
 def load_balance(decision):
@@ -35,6 +39,40 @@ def load_balance(decision):
     n_experts = decision.probs.shape[-1]
     load = expert_load(decision)
     return n_experts * (load * decision.probs.mean(dim=0)).sum()
+
+
+def load_kl(decision):
+    """Penalise uneven expert load by its KL divergence (released code).
+
+    ``sum_e u (log u - log f_e) / E`` with u = 1 / E. The released code counts
+    decisions, which have no gradient; here the backward pass takes the mean
+    probabilities in their place.
+
+    Arguments
+    ---------
+    decision : RoutingDecision
+        Decisions on M valid frames.
+
+    Returns
+    -------
+    torch.Tensor
+        The loss, a scalar.
+
+    Example
+    -------
+    >>> import torch
+    >>> from merit_modules.routers import RoutingDecision
+    >>> probs = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
+    >>> index, weights = torch.tensor([[0], [1]]), torch.ones(2, 1)
+    >>> load_kl(RoutingDecision(probs.log(), probs, index, weights))
+    tensor(0.)
+    """
+    mean_probs = decision.probs.mean(dim=0)
+    # An idle expert: a large loss with a gradient that stays moderate.
+    load = expert_load(decision).clamp_min(MIN_LOAD)
+    load = load + (mean_probs - mean_probs.detach())
+    uniform = 1.0 / len(load)
+    return (uniform * (math.log(uniform) - load.log())).mean()
 
 
 def router_z(decision):
@@ -85,3 +123,7 @@ def expert_load(decision):
     n_experts = decision.probs.shape[-1]
     chosen = F.one_hot(decision.expert_index.flatten(), n_experts)
     return chosen.float().mean(dim=0)
+
+
+#: What can keep the load even.
+BALANCE_LOSSES = {"switch": load_balance, "kl": load_kl}
