@@ -26,6 +26,7 @@ setup(
         "torchaudio>=2.6",
         "hyperpyyaml>=1.2.3",
         "transformers>=4.48",
+        "safetensors>=0.4",
         "ruamel.yaml>=0.17.28",
         "numpy>=1.24",
         "soundfile>=0.12",

@@ -1,0 +1,133 @@
+"""Weights in safetensors files, which must fit a module exactly."""
+
+import safetensors
+import safetensors.torch
+
+from merit_modules.errors import InputError
+
+
+def load_weights(module, path):
+    """Load a safetensors file that must fit exactly.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+        Takes the weights.
+    path : str or Path
+        The file.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read; or listing each tensor that is missing,
+        unknown or of another shape.
+
+    Example
+    -------
+    >>> import torch
+    >>> path = getfixture("tmp_path") / "w.safetensors"
+    >>> layer = torch.nn.Linear(2, 3)
+    >>> safetensors.torch.save_file(layer.state_dict(), path)
+    >>> load_weights(torch.nn.Linear(2, 3), path)
+    >>> load_weights(torch.nn.Linear(2, 3, bias=False), path)
+    Traceback (most recent call last):
+    merit_modules.errors.InputError: ...: does not fit: bias: not expected
+    """
+    weights = read_weights(path)
+    check_fit(path, weights, module.state_dict())
+    module.load_state_dict(weights)
+
+
+def read_weights(path):
+    """Read a safetensors file.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    dict
+        Name to tensor.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+
+    Example
+    -------
+    >>> import torch
+    >>> path = getfixture("tmp_path") / "w.safetensors"
+    >>> safetensors.torch.save_file({"a": torch.zeros(2)}, path)
+    >>> read_weights(path)
+    {'a': tensor([0., 0.])}
+    """
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+
+
+def check_fit(path, found, expected):
+    """Raise an error that lists all differences in names and shapes.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file that the tensors came from.
+    found : dict
+        Name to tensor in it.
+    expected : dict
+        Name to tensor in the module.
+
+    Raises
+    ------
+    InputError
+        If there is a difference.
+
+    Example
+    -------
+    >>> import torch
+    >>> check_fit("w.safetensors", {"a": torch.zeros(2)}, {})
+    Traceback (most recent call last):
+    merit_modules.errors.InputError: w.safetensors: does not fit: a: ...
+    """
+    problems = compare_shapes(found, expected)
+    if problems:
+        raise InputError(f"{path}: does not fit: " + "; ".join(problems))
+
+
+def compare_shapes(found, expected):
+    """List how one set of tensors differs from another in names and shapes.
+
+    Arguments
+    ---------
+    found : dict
+        Name to tensor.
+    expected : dict
+        Name to tensor.
+
+    Returns
+    -------
+    list of str
+        One line per difference.
+
+    Example
+    -------
+    >>> import torch
+    >>> a, b = torch.zeros(2), torch.zeros(3)
+    >>> compare_shapes({"v": a, "w": a}, {"v": b, "b": a})
+    ['b: missing', 'v: expected (3,), got (2,)', 'w: not expected']
+    """
+    lines = []
+    for name in sorted(found.keys() | expected.keys()):
+        if name not in found:
+            lines.append(f"{name}: missing")
+        elif name not in expected:
+            lines.append(f"{name}: not expected")
+        elif found[name].shape != expected[name].shape:
+            wanted, got = expected[name].shape, found[name].shape
+            lines.append(f"{name}: expected {tuple(wanted)}, got {tuple(got)}")
+    return lines
