@@ -1,14 +1,20 @@
 """The training of a joint system on SpeechBrain's Brain."""
 
+from pathlib import Path
+
 import speechbrain as sb
 import torch
 from speechbrain.utils.checkpoints import ckpt_recency
+from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 
+from merit_modules.conflict import ConflictLog, conflict
 from merit_modules.errors import InputError
+from merit_modules.gradients import parameter_groups, task_gradients
 from merit_modules.metrics.classification import classification_scores
 from merit_modules.metrics.enhancement import MetricError, si_sdr_db
 from merit_modules.seeding import keyed_seed
+from merit_modules.surgery import GradientSurgery
 from merit_modules.tracking import EpochTracker
 
 logger = get_logger(__name__)
@@ -25,6 +31,9 @@ SCORES = {
     "si_sdr_gain_db": "max",
 }
 
+#: What can be done where the gradients of the tasks conflict.
+SURGERIES = ("none", "pcgrad")
+
 
 class JointBrain(sb.Brain):
     """Trains and evaluates a :class:`~merit_modules.system.JointSystem`.
@@ -34,7 +43,8 @@ class JointBrain(sb.Brain):
 
     Hyperparameters that it reads: ``seed``, ``stage_1_epochs``,
     ``ssl_lr_factor``, ``lr_annealing``, ``loss``, ``checkpoint_score``,
-    ``epoch_counter``, ``train_logger``, ``tensorboard_logger``.
+    ``epoch_counter``, ``train_logger``, ``tensorboard_logger``,
+    ``gradient_surgery``, ``gradient_conflict_interval``, ``output_folder``.
 
     Arguments
     ---------
@@ -45,12 +55,14 @@ class JointBrain(sb.Brain):
     train_mixer : NoiseMixer
         Told of every epoch, so that it draws new noise.
     **kwargs : dict
-        Arguments of ``speechbrain.Brain``; ``modules`` must hold ``system``.
+        Arguments of ``speechbrain.Brain``; ``modules`` must hold ``system``
+        and ``loss``.
 
     Raises
     ------
     InputError
-        If ``checkpoint_score`` is unknown.
+        If ``checkpoint_score`` or ``gradient_surgery`` is unknown, or the
+        latter is asked for with fewer than two tasks.
     """
 
     def __init__(self, class_weights, class_names, train_mixer, **kwargs):
@@ -68,14 +80,38 @@ class JointBrain(sb.Brain):
                 f"checkpoint_score: expected one of {', '.join(SCORES)}, "
                 f"got {score!r}"
             )
+        self._set_up_gradients()
         if self.checkpointer is not None:
             self.checkpointer.add_recoverable("tracker", self.tracker)
+            if self.hparams.loss.weighting is not None:
+                self.checkpointer.add_recoverable("loss", self.hparams.loss)
 
     @property
     def system(self):
         """The system itself, without a wrapper for distributed training."""
         module = self.modules.system
         return getattr(module, "module", module)
+
+    def _set_up_gradients(self):
+        several = len(self.system.tasks) > 1
+        kind = self.hparams.gradient_surgery
+        if kind not in SURGERIES:
+            raise InputError(
+                f"gradient_surgery: expected one of {', '.join(SURGERIES)}, "
+                f"got {kind!r}"
+            )
+        if kind != "none" and not several:
+            raise InputError(
+                f"gradient_surgery {kind}: expected a system with two tasks, "
+                f"this one has {', '.join(self.system.tasks)}"
+            )
+        self.surgery = GradientSurgery() if kind == "pcgrad" else None
+        self.conflict_log = None
+        if several and self.hparams.gradient_conflict_interval:
+            self.conflict_log = ConflictLog(
+                Path(self.hparams.output_folder) / "gradient_conflict.json",
+                self.hparams.tensorboard_logger,
+            )
 
     # ---- one batch ----------------------------------------------------
 
@@ -96,6 +132,41 @@ class JointBrain(sb.Brain):
         """
         batch.to(self.device)
         return self.modules.system(*batch.noisy_wav)
+
+    def fit_batch(self, batch):
+        """Train on a batch; see ``speechbrain.Brain``.
+
+        Arguments
+        ---------
+        batch : PaddedBatch
+            See :meth:`compute_objectives`.
+
+        Returns
+        -------
+        torch.Tensor
+            The loss, a scalar without gradient.
+        """
+        if self.surgery is None:
+            return super().fit_batch(batch)
+        should_step = self.step % self.grad_accumulation_factor == 0
+        self.on_fit_batch_start(batch, should_step)
+        # Gradients are averaged over processes when all of a step are there.
+        with self.no_sync(), self.training_ctx:
+            outputs = self.compute_forward(batch, sb.Stage.TRAIN)
+            loss = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
+        self.check_loss_isfinite(loss)
+        scale = self.scaler.get_scale() / self.grad_accumulation_factor
+        self.surgery.accumulate(
+            {task: scale * loss for task, loss in self._task_losses.items()},
+            [p for p in self.modules.parameters() if p.requires_grad],
+        )
+        if should_step:
+            epoch = self.hparams.epoch_counter.current
+            seed = keyed_seed(self.hparams.seed, epoch, self.step)
+            self.surgery.set_gradients(seed)
+            self.optimizers_step()
+        self.on_fit_batch_end(batch, outputs, loss, should_step)
+        return loss.detach().cpu()
 
     def compute_objectives(self, predictions, batch, stage):
         """Compute the loss and keep what the epoch's statistics need.
@@ -125,40 +196,82 @@ class JointBrain(sb.Brain):
         self._track(terms, predictions, labels)
         if stage != sb.Stage.TRAIN:
             self._keep_predictions(predictions, batch, labels, stage)
-        return self.hparams.loss.total(terms)
+            return self.hparams.loss(terms)
+        if self._measures_conflict():
+            self._log_conflict(self.hparams.loss.by_task(terms))
+        if self.surgery is not None:
+            self._task_losses = self.hparams.loss.by_task(terms)
+            return sum(self._task_losses.values())
+        return self.modules.loss(terms)
+
+    def _measures_conflict(self):
+        every = self.hparams.gradient_conflict_interval
+        return self.conflict_log is not None and (
+            self.optimizer_step % every == 0
+            and self.step % self.grad_accumulation_factor == 0
+        )
+
+    def _log_conflict(self, losses):
+        groups = parameter_groups(self.system)
+        parameters = [p for group in groups.values() for p in group]
+        if not if_main_process() or not parameters:
+            return
+        gradients = task_gradients(
+            losses, parameters, scale=self.scaler.get_scale()
+        )
+        self.conflict_log.add(
+            self.optimizer_step,
+            self.hparams.epoch_counter.current,
+            conflict(gradients, parameters, groups),
+        )
 
     def _track(self, terms, predictions, labels):
         # Each term is a mean: over utterances (weighted), frames or decisions.
-        n_frames = predictions.mixture.valid.sum()
         weights = {
             "ser_ce": self.class_weights[labels].sum(),
-            "se_l1": predictions.enhancement.n_frames.sum(),
             "se_si_sdr": len(labels),
         }
+        if predictions.enhancement is not None:
+            weights["se_l1"] = predictions.enhancement.n_frames.sum()
+        n_frames = predictions.mixture.valid.sum()
         for name, term in terms.items():
             self.tracker.add(name, term, weights.get(name, n_frames))
         self.tracker.add_routing(predictions.mixture)
+        weighting = self.hparams.loss.weighting
+        for task, weight in weighting.weights().items() if weighting else ():
+            self.tracker.add(f"{task}_task_weight", weight)
 
     def _keep_predictions(self, predictions, batch, labels, stage):
-        logits = predictions.logits.float()
-        chosen = logits.argmax(dim=-1)
-        self._predictions += zip(chosen.tolist(), labels.tolist())
-        enhanced = self.system.enhanced_wavs(
-            predictions, batch.noisy_wav.data.shape[1]
-        )
-        utterances = zip(
-            batch.id,
-            cut(batch.clean_wav.data, predictions.n_samples),
-            cut(batch.noisy_wav.data, predictions.n_samples),
-            cut(enhanced, predictions.n_samples),
-        )
-        if stage == sb.Stage.TEST:
+        probs = enhanced = None
+        if predictions.logits is not None:
+            logits = predictions.logits.float()
+            chosen = logits.argmax(dim=-1)
+            self._predictions += zip(chosen.tolist(), labels.tolist())
             probs = logits.softmax(dim=-1).tolist()
-            self.condition.add(utterances, labels.tolist(), probs, batch.recipe)
-            return
-        for _, clean, noisy, enhanced in utterances:
+        if predictions.enhancement is not None:
+            wavs = self.system.enhanced_wavs(
+                predictions, batch.noisy_wav.data.shape[1]
+            )
+            enhanced = cut(wavs, predictions.n_samples)
+        clean = cut(batch.clean_wav.data, predictions.n_samples)
+        noisy = cut(batch.noisy_wav.data, predictions.n_samples)
+        if stage == sb.Stage.TEST:
+            self.condition.add(
+                batch.id,
+                labels.tolist(),
+                probs,
+                (clean, noisy, enhanced),
+                batch.recipe,
+            )
+        elif enhanced is not None:
+            self._track_gains(clean, noisy, enhanced)
+
+    def _track_gains(self, clean, noisy, enhanced):
+        for reference, before, after in zip(clean, noisy, enhanced):
             try:
-                gain = si_sdr_db(enhanced, clean) - si_sdr_db(noisy, clean)
+                gain = si_sdr_db(after, reference) - si_sdr_db(
+                    before, reference
+                )
             except MetricError:  # noisy is clean, or silence came out
                 continue
             self.tracker.add("si_sdr_gain_db", gain)
@@ -286,13 +399,15 @@ class JointBrain(sb.Brain):
         stats = self.tracker.means()
         if stage == sb.Stage.TEST:
             return
-        stats["loss"] = self.hparams.loss.total(stats)
+        with torch.no_grad():
+            stats["loss"] = float(self.hparams.loss(stats))
         if stage == sb.Stage.TRAIN:
             self.train_stats = stats
             return
-        chosen, labels = zip(*self._predictions)
-        scores = classification_scores(chosen, labels, self.class_names)
-        stats.update({k: scores[k] for k in ("f1_macro", "f1_micro", "uar")})
+        if self._predictions:
+            chosen, labels = zip(*self._predictions)
+            scores = classification_scores(chosen, labels, self.class_names)
+            stats |= {k: scores[k] for k in ("f1_macro", "f1_micro", "uar")}
         self._log_epoch(epoch, stats)
         self._save_epoch({**stats, "epoch": epoch})
 

@@ -41,21 +41,26 @@ class TestCondition(NamedTuple):
         The test set under this condition.
     noise : dict or None
         The noise manifest.
+    test_set : str or None
+        Name of the speech manifest, where there are several.
     """
 
     noise_set: str | None
     snr_db: float | None
     dataset: object
     noise: dict | None
+    test_set: str | None = None
 
     __test__ = False  # not a test case, whatever its name
 
     @property
     def name(self):
         """Name for tables and folders, such as ``unseen_-5dB``."""
-        if self.noise_set is None:
-            return "clean"
-        return f"{self.noise_set.removeprefix('test_')}_{self.snr_db:g}dB"
+        name = "clean"
+        if self.noise_set is not None:
+            noise_set = self.noise_set.removeprefix("test_")
+            name = f"{noise_set}_{self.snr_db:g}dB"
+        return name if self.test_set is None else f"{self.test_set}_{name}"
 
 
 class ConditionScores:
@@ -81,35 +86,41 @@ class ConditionScores:
         self.rows = {}
         self.recipes = []
 
-    def add(self, utterances, labels, probs, recipes):
+    def add(self, utt_ids, labels, probs, wavs, recipes):
         """Add a batch.
 
         Arguments
         ---------
-        utterances : iterable of tuple
-            Id, clean, noisy and enhanced waveform (N,) of each utterance.
+        utt_ids : list of str
+            Ids of the utterances.
         labels : list of int
             True classes.
-        probs : list of list of float
-            Class probabilities.
+        probs : list of list of float or None
+            Class probabilities; None from a system that does not classify.
+        wavs : tuple of list of torch.Tensor
+            Clean, noisy and enhanced waveforms (N,) of each utterance; None
+            in place of the last from a system that does not enhance.
         recipes : list of MixRecipe
             How the mixtures were made.
         """
         self.recipes += recipes
-        batch = zip(utterances, labels, probs)
-        for (utt_id, clean, noisy, enhanced), label, prob in batch:
-            self.rows[utt_id] = {
-                "label": label,
-                "prediction": int(np.argmax(prob)),
-                "probs": prob,
-            }
-            self.scorer.submit(utt_id, clean, noisy, enhanced)
+        for i, (utt_id, label) in enumerate(zip(utt_ids, labels)):
+            row = {"label": label}
+            if probs is not None:
+                row["prediction"] = int(np.argmax(probs[i]))
+                row["probs"] = probs[i]
+            self.rows[utt_id] = row
+            clean, noisy, enhanced = (w and w[i] for w in wavs)
+            if enhanced is not None:
+                self.scorer.submit(utt_id, clean, noisy, enhanced)
             if len(self.rows) <= self.n_examples:
                 self._write(utt_id, (noisy, enhanced, clean))
 
     def _write(self, utt_id, wavs):
         self.folder.mkdir(parents=True, exist_ok=True)
         for side, wav in zip(SIDES, wavs):
+            if wav is None:
+                continue
             # Float: a peak above 1 is written as it is, not clipped.
             soundfile.write(
                 self.folder / f"{utt_id}_{side}.wav",
@@ -129,21 +140,23 @@ class ConditionScores:
         Returns
         -------
         dict
-            ``ser``, ``se`` and ``failures``, as in ``results.json``.
+            ``ser``, ``se`` and ``failures``, as in ``results.json``; without
+            the first or the second for a task that the system lacks.
         """
         scores, failures = self.scorer.collect()
         for utt_id, row in self.rows.items():
             row.update(scores.get(utt_id, {}))
-        rows = self.rows.values()
-        return {
-            "ser": classification_scores(
-                [row["prediction"] for row in rows],
-                [row["label"] for row in rows],
+        found = {"failures": failures}
+        classified = [r for r in self.rows.values() if "prediction" in r]
+        if classified:
+            found["ser"] = classification_scores(
+                [row["prediction"] for row in classified],
+                [row["label"] for row in classified],
                 class_names,
-            ),
-            "se": summarise(scores, failures, self.scorer.metrics),
-            "failures": failures,
-        }
+            )
+        if scores:
+            found["se"] = summarise(scores, failures, self.scorer.metrics)
+        return found
 
     def as_csv(self, class_names):
         """Write one line per utterance.
@@ -156,19 +169,25 @@ class ConditionScores:
         Returns
         -------
         str
-            CSV text; a score that could not be computed is left empty.
+            CSV text; what could not be computed is left empty.
         """
+        measured = [(s, m) for s in SIDES[:2] for m in self.scorer.metrics]
         header = ["utt_id", "label", "prediction"]
         header += [f"prob_{name}" for name in class_names]
-        measured = [(s, m) for s in SIDES[:2] for m in self.scorer.metrics]
         header += [f"{side}_{metric}" for side, metric in measured]
         stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(header)
+        writer = csv.DictWriter(stream, header, lineterminator="\n")
+        writer.writeheader()
         for utt_id, row in sorted(self.rows.items()):
-            values = [row.get(s, {}).get(m, "") for s, m in measured]
-            named = [class_names[row[k]] for k in ("label", "prediction")]
-            writer.writerow([utt_id, *named, *row["probs"], *values])
+            line = {"utt_id": utt_id, "label": class_names[row["label"]]}
+            if "prediction" in row:
+                line["prediction"] = class_names[row["prediction"]]
+                for name, prob in zip(class_names, row["probs"]):
+                    line[f"prob_{name}"] = prob
+            for side, metric in measured:
+                if metric in row.get(side, {}):
+                    line[f"{side}_{metric}"] = row[side][metric]
+            writer.writerow(line)
         return stream.getvalue()
 
 
@@ -227,6 +246,7 @@ def evaluate_conditions(
         results["conditions"].append(
             {
                 "name": condition.name,
+                "test_set": condition.test_set,
                 "noise": condition.noise_set,
                 "snr_db": condition.snr_db,
                 **brain.condition.finish(brain.class_names),

@@ -57,7 +57,9 @@ def compose(path):
     a: 2
     b: !ref <a>
     """
-    tree = _merge(Path(path))
+    stated = []
+    tree = _merge(Path(path), stated)
+    _check_keys(tree, stated)
     stream = io.StringIO()
     _yaml().dump(tree, stream)
     return stream.getvalue()
@@ -69,23 +71,31 @@ def _yaml():
     return yaml
 
 
-def _merge(path):
+def _merge(path, stated):
+    """Merge a file, noting which file states which keys about its includes."""
     tree = _read(path)
-    included = tree.pop(INCLUDE, [])
-    if not included:
-        return tree
     merged = CommentedMap()
+    included = tree.pop(INCLUDE, [])
     for name in included:
-        _update(merged, _merge(path.parent / name))
-    known = set(merged)
+        _update(merged, _merge(path.parent / name, stated))
+    stated.append((path, list(tree), bool(included)))
     _update(merged, tree)
-    used = known | _referenced(merged)
-    for key in tree:
-        if key not in used and not key.startswith("__"):
-            raise InputError(
-                f"{path}: key {key!r} is read by nothing" + _hint(key, known)
-            )
     return merged
+
+
+def _check_keys(tree, stated):
+    # A file without includes describes something: its keys are its own. One
+    # with includes adjusts what it includes: a misspelt key would do nothing.
+    known = _referenced(tree)
+    for _, keys, adjusts in stated:
+        known |= set() if adjusts else set(keys)
+    for path, keys, adjusts in stated:
+        for key in keys if adjusts else ():
+            if key not in known and not key.startswith("__"):
+                raise InputError(
+                    f"{path}: key {key!r} is read by nothing"
+                    + _hint(key, known)
+                )
 
 
 def _update(merged, tree):
@@ -158,9 +168,9 @@ def load_hparams(path, overrides=None):
     merit_modules.errors.InputError: ... no key 'm'...
     """
     text = compose(path)
-    known = _yaml().load(text)
+    known = keys_of(text)
     if isinstance(overrides, str):
-        overrides = _yaml().load(overrides)
+        overrides = parse_overrides(overrides)
     for key in overrides or {}:
         if key not in known:
             raise InputError(
@@ -172,6 +182,48 @@ def load_hparams(path, overrides=None):
         raise
     except (ImportError, TypeError, ValueError) as error:
         raise InputError(f"{path}: {_explain(error)}") from error
+
+
+def parse_overrides(text):
+    """Read overrides as SpeechBrain's command line gives them.
+
+    Arguments
+    ---------
+    text : str
+        YAML.
+
+    Returns
+    -------
+    dict
+        Key to value.
+
+    Example
+    -------
+    >>> parse_overrides("{lr: 0.1}")["lr"]
+    0.1
+    """
+    return _yaml().load(text) or {}
+
+
+def keys_of(text):
+    """List the top-level keys of a composed file.
+
+    Arguments
+    ---------
+    text : str
+        What :func:`compose` returned.
+
+    Returns
+    -------
+    set of str
+        The keys that can be overridden.
+
+    Example
+    -------
+    >>> sorted(keys_of("b: 1\\na: 2\\n"))
+    ['a', 'b']
+    """
+    return set(_yaml().load(text))
 
 
 def _explain(error):

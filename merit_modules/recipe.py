@@ -30,15 +30,20 @@ from merit_modules.data.pipelines import (
 )
 from merit_modules.errors import InputError
 from merit_modules.evaluation import TestCondition, evaluate_conditions
-from merit_modules.hparams import load_hparams
+from merit_modules.hparams import (
+    compose,
+    keys_of,
+    load_hparams,
+    parse_overrides,
+)
 from merit_modules.metrics.scoring import EnhancementScorer
 from merit_modules.metrics.table import results_table
+from merit_modules.pretrained import PARTS, load_parts
+from merit_modules.weights import check_fit
 
 logger = get_logger(__name__)
 # It says the same twice an epoch.
 get_logger("speechbrain.dataio.sampler").setLevel("WARNING")
-
-SPLITS = ("train", "valid", "test")
 
 
 class Data(NamedTuple):
@@ -84,7 +89,13 @@ def load_experiment(argv):
     """
     hparams_file, run_opts, overrides = sb.parse_arguments(argv)
     sb.utils.distributed.ddp_init_group(run_opts)
+    hparams, to_save = _load(hparams_file, parse_overrides(overrides))
+    return hparams, run_opts, to_save
+
+
+def _load(hparams_file, overrides):
     hparams, text = load_hparams(hparams_file, overrides)
+    hparams |= {"hparams_file": hparams_file, "overrides": overrides}
     composed = Path(hparams["output_folder"]) / "composed.yaml"
     run_on_main(write_atomically, args=(composed, text))
     to_save = {
@@ -92,7 +103,7 @@ def load_experiment(argv):
         "hyperparams_to_save": str(composed),
         "overrides": overrides,
     }
-    return hparams, run_opts, to_save
+    return hparams, to_save
 
 
 def load_data(hparams):
@@ -116,7 +127,8 @@ def load_data(hparams):
         Naming what is wrong with the corpus. Broken audio is listed whole.
     """
     manifests = {
-        split: _manifest(hparams, split, "speech_root") for split in SPLITS
+        split: _manifest(hparams, split, "speech_root")
+        for split in ["train", "valid", *hparams["test_sets"]]
     }
     check_labels(manifests, hparams["emotions"])
     train_mixer = NoiseMixer(
@@ -132,7 +144,8 @@ def load_data(hparams):
         hparams["sample_rate_hz"],
     )
     clean_mixer = NoiseMixer(None, None, 0, hparams["sample_rate_hz"])
-    mixers = dict(zip(SPLITS, (train_mixer, valid_mixer, clean_mixer)))
+    mixers = dict.fromkeys(manifests, clean_mixer)
+    mixers |= {"train": train_mixer, "valid": valid_mixer}
     findings = _scan_once(hparams, manifests, mixers)
     for split, problems in findings["problems"].items():
         if problems and not hparams["skip_broken_audio"]:
@@ -141,12 +154,16 @@ def load_data(hparams):
             logger.warning(f"left out: {problems[utt_id]}")
             del manifests[split][utt_id]
     hparams["system"].normalizer.set_statistics(
-        findings["mean"], findings["std"]
+        findings["mean"], findings["std"], findings["clean_mean"]
     )
     return Data(
         train=_dataset(hparams, manifests["train"], train_mixer),
         valid=_dataset(hparams, manifests["valid"], valid_mixer),
-        conditions=_test_conditions(hparams, manifests["test"]),
+        conditions=[
+            condition
+            for name in hparams["test_sets"]
+            for condition in _test_conditions(hparams, name, manifests[name])
+        ],
         train_mixer=train_mixer,
         class_weights=class_weights(manifests["train"], hparams["emotions"]),
     )
@@ -167,23 +184,28 @@ def _dataset(hparams, manifest, mixer):
     )
 
 
-def _test_conditions(hparams, manifest):
+def _test_conditions(hparams, test_set, manifest):
+    several = len(hparams["test_sets"]) > 1
+    label = test_set if several else None
+
+    def condition(name, snr_db, noise):
+        mixer = NoiseMixer(
+            noise,
+            snr_db,
+            hparams["mixture_seed"],
+            hparams["sample_rate_hz"],
+        )
+        dataset = _dataset(hparams, manifest, mixer)
+        return TestCondition(name, snr_db, dataset, noise, label)
+
     conditions = []
     for name in hparams["test_noise_sets"]:
         noise = _manifest(hparams, f"noise_{name}", "noise_root")
-        for snr_db in hparams["test_snrs_db"]:
-            mixer = NoiseMixer(
-                noise,
-                snr_db,
-                hparams["mixture_seed"],
-                hparams["sample_rate_hz"],
-            )
-            dataset = _dataset(hparams, manifest, mixer)
-            conditions.append(TestCondition(name, snr_db, dataset, noise))
+        conditions += [
+            condition(name, s, noise) for s in hparams["test_snrs_db"]
+        ]
     if hparams["test_clean"]:
-        mixer = NoiseMixer(None, None, 0, hparams["sample_rate_hz"])
-        dataset = _dataset(hparams, manifest, mixer)
-        conditions.append(TestCondition(None, None, dataset, None))
+        conditions.append(condition(None, None, None))
     return conditions
 
 
@@ -207,7 +229,11 @@ def _scan_once(hparams, manifests, mixers):
         if split == "train":
             if found.stats is None:
                 raise_if_broken(found.problems, "train set")
-            findings |= {"mean": found.stats.mean, "std": found.stats.std}
+            findings |= {
+                "mean": found.stats.mean,
+                "std": found.stats.std,
+                "clean_mean": found.clean_stats.mean,
+            }
         if split == "valid" and if_main_process():
             write_recipes(
                 Path(hparams["output_folder"]) / "mixtures" / "valid.csv",
@@ -235,6 +261,15 @@ def make_brain(hparams, run_opts, data):
     JointBrain
         Ready to fit.
     """
+    system = hparams["system"]
+    if hparams["front_end_experiment"]:
+        name = hparams["front_end_experiment"]
+        system.front_end = _train_first(name, hparams, run_opts)
+    if hparams["init_experiment"]:
+        first = _train_first(hparams["init_experiment"], hparams, run_opts)
+        _copy_parts(first, system, hparams["init_parts"])
+    if hparams["init_from"]:
+        load_parts(system, hparams["init_from"], hparams["init_parts"])
     return JointBrain(
         class_weights=data.class_weights,
         class_names=hparams["emotions"],
@@ -245,6 +280,32 @@ def make_brain(hparams, run_opts, data):
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
     )
+
+
+def _train_first(name, hparams, run_opts):
+    """Train another experiment with the same options; return its system."""
+    path = Path(hparams["hparams_file"]).parent / name
+    known = keys_of(compose(path))
+    overrides = {k: v for k, v in hparams["overrides"].items() if k in known}
+    folder = Path(hparams["output_folder"]) / path.stem
+    first, _ = _load(path, {**overrides, "output_folder": str(folder)})
+    logger.info(f"First: {path}")
+    run_on_main(first["prepare"])
+    data = load_data(first)
+    brain = make_brain(first, run_opts, data)
+    fit(brain, first, data)
+    brain.load_best()
+    return brain.system
+
+
+def _copy_parts(source, system, parts):
+    def of(state):
+        chosen = PARTS if parts == "all" else parts
+        return {k: v for k, v in state.items() if k.split(".")[0] in chosen}
+
+    weights = of(source.state_dict())
+    check_fit("init_experiment", weights, of(system.state_dict()))
+    system.load_state_dict(weights, strict=False)
 
 
 def fit(brain, hparams, data):
@@ -323,6 +384,28 @@ def evaluate(brain, hparams, data):
     print(results_table(results))
     print(f"\nAll results: {hparams['output_folder']}/results.json")
     return results
+
+
+def train_and_test(argv):
+    """Take all steps: what a recipe's ``train.py`` does.
+
+    Arguments
+    ---------
+    argv : list of str
+        The command line, see :func:`load_experiment`.
+
+    Returns
+    -------
+    dict or None
+        The content of ``results.json``; None on processes but the first.
+    """
+    hparams, run_opts, to_save = load_experiment(argv)
+    sb.create_experiment_directory(**to_save)
+    run_on_main(hparams["prepare"])
+    data = load_data(hparams)
+    brain = make_brain(hparams, run_opts, data)
+    fit(brain, hparams, data)
+    return evaluate(brain, hparams, data)
 
 
 def run(main, argv=None):

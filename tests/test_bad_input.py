@@ -137,14 +137,14 @@ def test_a_nan_loss_stops_by_name_and_keeps_the_checkpoint(
 ):
     hparams = start(tiny_experiment, tmp_path)
     loss = hparams["loss"]
-    total = loss.total
+    total = loss.forward
 
     def nan_in_the_second_epoch(terms):
         value = total(terms)
         bad = hparams["epoch_counter"].current == 2
         return value * float("nan") if bad else value
 
-    monkeypatch.setattr(loss, "total", nan_in_the_second_epoch)
+    monkeypatch.setattr(loss, "forward", nan_in_the_second_epoch)
     with pytest.raises(InputError, match="became nan in epoch 2, step 1, on"):
         train(hparams)
     kept = last_checkpoint(tmp_path / "run")

@@ -164,7 +164,7 @@ def test_scan_gives_the_statistics_of_the_noisy_set(corpus, num_workers):
     speech, noise = corpus
     dataset = dataset_of(speech, NoiseMixer(noise, 0, seed=1))
     state = torch.get_rng_state()
-    stats, _, problems = scan(dataset, num_workers)
+    stats, _, problems, clean_stats = scan(dataset, num_workers)
     assert torch.equal(torch.get_rng_state(), state)
     samples = torch.cat([example["noisy_wav"] for example in dataset]).double()
     assert problems == {}
@@ -172,6 +172,9 @@ def test_scan_gives_the_statistics_of_the_noisy_set(corpus, num_workers):
     assert stats.mean == pytest.approx(samples.mean().item(), abs=1e-12)
     std = samples.std(correction=0).item()
     assert stats.std == pytest.approx(std, abs=1e-12)
+    clean = torch.cat([example["clean_wav"] for example in dataset]).double()
+    mean = clean.mean().item()
+    assert clean_stats.mean == pytest.approx(mean, abs=1e-12)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -185,14 +188,16 @@ def test_scan_goes_on_after_a_bad_file(corpus, tmp_path, num_workers):
         "u4": {**speech["u4"], "wav": str(empty)},
     }
     mixer = NoiseMixer(noise, 0, seed=1)
-    stats, _, problems = scan(dataset_of({**speech, **bad}, mixer), num_workers)
+    dataset = dataset_of({**speech, **bad}, mixer)
+    stats, _, problems, _ = scan(dataset, num_workers)
     assert list(problems) == ["u1", "u4"]
     assert "'u1': the speech is silent" in problems["u1"]
     assert str(empty) in problems["u4"]
     good = {key: speech[key] for key in speech if key not in bad}
-    expected, _, _ = scan(dataset_of(good, mixer))
+    expected, _, _, _ = scan(dataset_of(good, mixer))
     assert (stats.mean, stats.std) == (expected.mean, expected.std)
-    assert scan(dataset_of(bad, mixer), num_workers) == (None, [], problems)
+    nothing = scan(dataset_of(bad, mixer), num_workers)
+    assert nothing == (None, [], problems, None)
 
 
 def test_errors_that_are_no_input_errors_are_not_hidden(corpus):

@@ -4,17 +4,30 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import ROOT
 
 
-def test_two_processes_train_both_stages(tiny_experiment, tmp_path):
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        (
+            *("--gradient_surgery", "pcgrad", "--se_si_sdr_weight", "0"),
+            *("--task_weighting", "uncertainty"),
+        ),
+    ],
+    ids=["plain", "pcgrad-uncertainty"],
+)
+def test_two_processes_train_both_stages(tiny_experiment, tmp_path, options):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run"),
             *("--nproc_per_node", "2", "--master_port", "29571"),
             *("train.py", str(tiny_experiment), "--noprogressbar"),
             *("--distributed_backend", "gloo", "--device", "cpu"),
-            *("--output_folder", str(tmp_path / "run")),
+            *("--output_folder", str(tmp_path / "run"), *options),
         ],
         cwd=ROOT,
         capture_output=True,

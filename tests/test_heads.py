@@ -121,7 +121,7 @@ def test_se_head_agrees_with_the_released_code(golden):
     n_frames = torch.full((batch,), features.shape[1])
     with torch.no_grad():
         out = head(features, n_frames, case["wav"], n_samples)
-        wavs = head.to_wavs(out, n_samples, n)
+        wavs = head.to_wavs(out, n)
     close(log1p_magnitude(out.noisy_stft), case["noisy_log1p"])
     close(out.log1p, case["enhanced_log1p"])
     close(wavs, case["enhanced_wav"])

@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 
 from merit_modules.experts import ExpertPool
 from merit_modules.layer_mix import LayerNormConcat
-from merit_modules.losses.routing import expert_load, load_balance, router_z
+from merit_modules.losses.routing import (
+    expert_load,
+    load_balance,
+    load_kl,
+    router_z,
+)
 from merit_modules.mixture import ExpertMixture, dispatch
 from merit_modules.routers import GRADIENTS, RoutingDecision, TopKRouter
 from merit_modules.shapes import valid_mask
@@ -219,6 +224,19 @@ def test_balance_losses_on_worked_values(golden):
     torch.testing.assert_close(
         case["alpha"] * ours, case["switch"], atol=1e-6, rtol=0
     )
+    kl = load_kl(decision_of(case["gate_probs"].flatten(0, 1).log()))
+    torch.testing.assert_close(
+        case["alpha"] * kl, case["kl"], atol=1e-8, rtol=0
+    )
+
+
+def test_the_kl_loss_pulls_an_idle_expert_back():
+    logits = torch.tensor([[2.0, 1.0, -1.0]] * 4, requires_grad=True)
+    loss = load_kl(decision_of(logits))
+    loss.backward()
+    assert loss > load_kl(decision_of(10 * torch.eye(3)))
+    assert (logits.grad[:, 2] < 0).all() and (logits.grad[:, 0] > 0).all()
+    assert torch.isfinite(logits.grad).all()
 
 
 def test_padding_does_not_count_in_the_balance_loss():

@@ -20,7 +20,7 @@ SSL_KINDS = [
 
 def joint_loss(system, noisy, clean, wav_lens, labels):
     out = system(noisy, wav_lens)
-    target = system.log1p_target(clean, out.n_samples)
+    target = system.log1p_target(clean, out)
     loss = log1p_l1(out.enhancement.log1p, target, out.enhancement.n_frames)
     loss = loss + torch.nn.functional.cross_entropy(out.logits, labels)
     for decision in out.mixture.routing.values():

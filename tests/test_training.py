@@ -15,7 +15,7 @@ KILLER = """
 import os, signal, sys
 sys.path.insert(0, {root!r})
 from merit_modules.brain import JointBrain
-import train
+from merit_modules import recipe
 
 def kill_in_the_middle(self, *args):
     epoch = self.hparams.epoch_counter.current
@@ -23,7 +23,7 @@ def kill_in_the_middle(self, *args):
         os.kill(os.getpid(), signal.SIGKILL)
 
 JointBrain.on_fit_batch_end = kill_in_the_middle
-train.main(sys.argv[1:])
+recipe.train_and_test(sys.argv[1:])
 """
 
 

@@ -1,0 +1,172 @@
+"""What a system costs: parameters and multiply-accumulate operations.
+
+Counted are matrix products, convolutions, attention and recurrent layers: all
+of a system but a fraction of a percent. Not counted are norms, activations,
+softmax, weighted sums element by element, and Fourier transforms.
+"""
+
+from contextlib import contextmanager
+from math import prod
+
+import torch
+from torch.backends import mha
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from merit_modules.mixture import ExpertMixture
+
+aten = torch.ops.aten
+
+
+def count_macs(function):
+    """Count the multiply-accumulates (MACs) that a call really computes.
+
+    What depends on the data, as the frames that reach an expert do, is counted
+    as it came out; padded frames count where they are computed. Meant for
+    inference, on a CPU or on CUDA: backward passes of recurrent layers are not
+    counted.
+
+    Arguments
+    ---------
+    function : callable
+        Called once, without arguments.
+
+    Returns
+    -------
+    int
+        MACs; one is two floating-point operations.
+
+    Example
+    -------
+    >>> layer = torch.nn.Linear(8, 4)
+    >>> count_macs(lambda: layer(torch.rand(5, 8)))
+    160
+    """
+    counter = FlopCounterMode(display=False, custom_mapping=_FLOPS)
+    with _no_fused_layers(), counter:
+        function()
+    return counter.get_total_flops() // 2
+
+
+@contextmanager
+def _no_fused_layers():
+    # In inference, PyTorch may run an attention layer as one operator, which
+    # hides its products.
+    enabled = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        mha.set_fastpath_enabled(enabled)
+
+
+# PyTorch's own counter knows none of these and would count 0. The formulas get
+# the operators' arguments, with shapes in place of tensors.
+
+
+def _mv_flops(matrix, vector, **_):
+    return 2 * prod(matrix)
+
+
+def _attention_flops(query, key, value, *_, **__):
+    return sdpa_flop_count(query, key, value)
+
+
+def _lstm_layer_flops(frames, input_weight, hidden_weight, *_, **__):
+    # One direction of one layer; frames (S, B, D).
+    return 2 * prod(frames[:-1]) * (prod(input_weight) + prod(hidden_weight))
+
+
+def _cudnn_rnn_flops(frames, weights, *_, **__):
+    # All layers and directions; packed frames are (M, D).
+    per_frame = sum(prod(w) for w in weights if len(w) == 2)
+    return 2 * prod(frames[:-1]) * per_frame
+
+
+_FLOPS = {
+    aten.mv: _mv_flops,
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    aten.mkldnn_rnn_layer: _lstm_layer_flops,
+    aten._cudnn_rnn: _cudnn_rnn_flops,
+}
+
+
+def count_parameters(system):
+    """Count parameters: all there are, and those that one frame can touch.
+
+    Arguments
+    ---------
+    system : torch.nn.Module
+        A system or a part of one.
+
+    Returns
+    -------
+    dict
+        ``total`` and ``active``. Active is what a single frame of all tasks
+        uses at most: everything but the experts, and as many experts as the
+        routers choose if no two of them agree.
+
+    Example
+    -------
+    >>> from merit_modules.tiny import tiny_system
+    >>> sparse, dense = tiny_system(top_k=1), tiny_system(top_k=3)
+    >>> sizes, expert = count_parameters(sparse), sparse.mixture.experts[0]
+    >>> sizes["total"] - sizes["active"] == count_parameters(expert)["total"]
+    True
+    >>> count_parameters(dense)["active"] == sizes["total"]
+    True
+    """
+    idle = sum(
+        _count_idle(part)
+        for part in system.modules()
+        if isinstance(part, ExpertMixture)
+    )
+    total = _count(system)
+    return {"total": total, "active": total - idle}
+
+
+def _count(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _count_idle(mixture):
+    n_chosen = sum(router.top_k for router in mixture.routers.values())
+    n_idle = max(0, len(mixture.experts) - n_chosen)
+    return sum(sorted(map(_count, mixture.experts))[:n_idle])
+
+
+def pair_share(routing):
+    """Compute the share of (frame, expert) pairs that some task chose.
+
+    Only these are computed. With one expert per frame, two tasks and routers
+    that choose evenly and independently it is 1 - (1 - 1 / E) ** 2 of E
+    experts: 0.556 for three.
+
+    Arguments
+    ---------
+    routing : dict
+        Task name to :class:`~merit_modules.routers.RoutingDecision` on the
+        same M frames.
+
+    Returns
+    -------
+    float or None
+        The share, 0 to 1; None for a system without routers.
+
+    Example
+    -------
+    >>> from merit_modules.routers import TopKRouter
+    >>> frames = torch.rand(5, 8)
+    >>> pair_share({"se": TopKRouter(8, 4, top_k=1)(frames)})
+    0.25
+    """
+    if not routing:
+        return None
+    chosen = torch.stack(
+        [
+            torch.zeros_like(decision.probs).scatter(
+                1, decision.expert_index, 1.0
+            )
+            for decision in routing.values()
+        ]
+    )
+    return chosen.amax(dim=0).double().mean().item()
