@@ -11,7 +11,6 @@ from speechbrain.utils.logger import get_logger
 from merit_modules.conflict import ConflictLog, conflict
 from merit_modules.errors import InputError
 from merit_modules.gradients import parameter_groups, task_gradients
-from merit_modules.metrics.classification import classification_scores
 from merit_modules.metrics.enhancement import MetricError, si_sdr_db
 from merit_modules.seeding import keyed_seed
 from merit_modules.surgery import GradientSurgery
@@ -24,6 +23,8 @@ SCORES = {
     "epoch": "max",
     "loss": "min",
     "ser_ce": "min",
+    "ser_ccc": "min",
+    "ccc_mean": "max",
     "se_l1": "min",
     "f1_macro": "max",
     "f1_micro": "max",
@@ -48,10 +49,8 @@ class JointBrain(sb.Brain):
 
     Arguments
     ---------
-    class_weights : torch.Tensor
-        Weight of each emotion class in the cross entropy (C,).
-    class_names : list of str
-        Emotion classes in the order of the logits.
+    target : EmotionTarget or AttributeTarget
+        What the SER head learns.
     train_mixer : NoiseMixer
         Told of every epoch, so that it draws new noise.
     **kwargs : dict
@@ -65,14 +64,14 @@ class JointBrain(sb.Brain):
         latter is asked for with fewer than two tasks.
     """
 
-    def __init__(self, class_weights, class_names, train_mixer, **kwargs):
+    def __init__(self, target, train_mixer, **kwargs):
         super().__init__(**kwargs)
-        self.class_weights = class_weights.to(self.device)
-        self.class_names = class_names
+        self.target = target
+        self.target.to(self.device)
         self.train_mixer = train_mixer
         self.tracker = EpochTracker()
         self.condition = None  # collects the scores of a test condition
-        self._predictions = []
+        self._records = []
         self._batch_ids = []
         score = self.hparams.checkpoint_score
         if score not in SCORES:
@@ -176,7 +175,7 @@ class JointBrain(sb.Brain):
         predictions : SystemOutput
             What :meth:`compute_forward` returned.
         batch : PaddedBatch
-            With ``clean_wav`` and ``emo_index``.
+            With ``clean_wav`` and ``ser_label``.
         stage : speechbrain.Stage
             The stage of the experiment.
 
@@ -185,13 +184,13 @@ class JointBrain(sb.Brain):
         torch.Tensor
             The loss, a scalar.
         """
-        labels = batch.emo_index.data.squeeze(1)
+        labels = self.target.labels(batch)
         terms = self.hparams.loss.terms(
             self.system,
             predictions,
             batch.clean_wav.data,
             labels,
-            self.class_weights,
+            self.target.loss,
         )
         self._track(terms, predictions, labels)
         if stage != sb.Stage.TRAIN:
@@ -228,7 +227,7 @@ class JointBrain(sb.Brain):
     def _track(self, terms, predictions, labels):
         # Each term is a mean: over utterances (weighted), frames or decisions.
         weights = {
-            "ser_ce": self.class_weights[labels].sum(),
+            self.target.loss.term: self.target.loss.weight(labels),
             "se_si_sdr": len(labels),
         }
         if predictions.enhancement is not None:
@@ -242,12 +241,12 @@ class JointBrain(sb.Brain):
             self.tracker.add(f"{task}_task_weight", weight)
 
     def _keep_predictions(self, predictions, batch, labels, stage):
-        probs = enhanced = None
+        records, enhanced = [{} for _ in batch.id], None
         if predictions.logits is not None:
-            logits = predictions.logits.float()
-            chosen = logits.argmax(dim=-1)
-            self._predictions += zip(chosen.tolist(), labels.tolist())
-            probs = logits.softmax(dim=-1).tolist()
+            outputs = self.target.activate(predictions.logits)
+            pairs = zip(outputs.tolist(), labels.tolist(), strict=True)
+            records = [self.target.record(*pair) for pair in pairs]
+            self._records += records
         if predictions.enhancement is not None:
             wavs = self.system.enhanced_wavs(
                 predictions, batch.noisy_wav.data.shape[1]
@@ -258,8 +257,7 @@ class JointBrain(sb.Brain):
         if stage == sb.Stage.TEST:
             self.condition.add(
                 batch.id,
-                labels.tolist(),
-                probs,
+                records,
                 (clean, noisy, enhanced),
                 batch.recipe,
             )
@@ -362,7 +360,7 @@ class JointBrain(sb.Brain):
         # In the middle of an epoch the tracker was loaded, not started.
         if stage != sb.Stage.TRAIN or self.step == 0:
             self.tracker.reset()
-        self._predictions = []
+        self._records = []
         if stage == sb.Stage.TRAIN:
             self.train_mixer.set_epoch(epoch)
             self._set_frozen(epoch <= self.hparams.stage_1_epochs)
@@ -404,10 +402,9 @@ class JointBrain(sb.Brain):
         if stage == sb.Stage.TRAIN:
             self.train_stats = stats
             return
-        if self._predictions:
-            chosen, labels = zip(*self._predictions)
-            scores = classification_scores(chosen, labels, self.class_names)
-            stats |= {k: scores[k] for k in ("f1_macro", "f1_micro", "uar")}
+        if self._records:
+            scores = self.target.scores(self._records)
+            stats |= {name: scores[name] for name in self.target.score_names}
         self._log_epoch(epoch, stats)
         self._save_epoch({**stats, "epoch": epoch})
 

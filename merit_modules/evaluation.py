@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import soundfile
 import speechbrain
 import torch
@@ -19,7 +18,6 @@ from speechbrain.utils.logger import get_logger
 from merit_modules import __version__
 from merit_modules.data.manifest import write_atomically
 from merit_modules.data.mixing import write_recipes
-from merit_modules.metrics.classification import classification_scores
 from merit_modules.metrics.scoring import summarise
 from merit_modules.metrics.table import results_table
 
@@ -84,19 +82,19 @@ class ConditionScores:
         self.n_examples = n_examples
         self.sample_rate_hz = sample_rate_hz
         self.rows = {}
+        self.scores = {}
         self.recipes = []
 
-    def add(self, utt_ids, labels, probs, wavs, recipes):
+    def add(self, utt_ids, records, wavs, recipes):
         """Add a batch.
 
         Arguments
         ---------
         utt_ids : list of str
             Ids of the utterances.
-        labels : list of int
-            True classes.
-        probs : list of list of float or None
-            Class probabilities; None from a system that does not classify.
+        records : list of dict
+            What the target noted of each; empty from a system that does not
+            recognise emotions.
         wavs : tuple of list of torch.Tensor
             Clean, noisy and enhanced waveforms (N,) of each utterance; None
             in place of the last from a system that does not enhance.
@@ -104,12 +102,8 @@ class ConditionScores:
             How the mixtures were made.
         """
         self.recipes += recipes
-        for i, (utt_id, label) in enumerate(zip(utt_ids, labels)):
-            row = {"label": label}
-            if probs is not None:
-                row["prediction"] = int(np.argmax(probs[i]))
-                row["probs"] = probs[i]
-            self.rows[utt_id] = row
+        for i, (utt_id, record) in enumerate(zip(utt_ids, records)):
+            self.rows[utt_id] = record
             clean, noisy, enhanced = (w and w[i] for w in wavs)
             if enhanced is not None:
                 self.scorer.submit(utt_id, clean, noisy, enhanced)
@@ -129,13 +123,13 @@ class ConditionScores:
                 subtype="FLOAT",
             )
 
-    def finish(self, class_names):
+    def finish(self, target):
         """Score the condition.
 
         Arguments
         ---------
-        class_names : list of str
-            Emotion classes in the order of the logits.
+        target : EmotionTarget or AttributeTarget
+            Scores what was recorded.
 
         Returns
         -------
@@ -143,28 +137,22 @@ class ConditionScores:
             ``ser``, ``se`` and ``failures``, as in ``results.json``; without
             the first or the second for a task that the system lacks.
         """
-        scores, failures = self.scorer.collect()
-        for utt_id, row in self.rows.items():
-            row.update(scores.get(utt_id, {}))
+        self.scores, failures = self.scorer.collect()
         found = {"failures": failures}
-        classified = [r for r in self.rows.values() if "prediction" in r]
-        if classified:
-            found["ser"] = classification_scores(
-                [row["prediction"] for row in classified],
-                [row["label"] for row in classified],
-                class_names,
-            )
-        if scores:
-            found["se"] = summarise(scores, failures, self.scorer.metrics)
+        recognised = [row for row in self.rows.values() if row]
+        if recognised:
+            found["ser"] = target.scores(recognised)
+        if self.scores:
+            found["se"] = summarise(self.scores, failures, self.scorer.metrics)
         return found
 
-    def as_csv(self, class_names):
-        """Write one line per utterance.
+    def as_csv(self, target):
+        """Write one line per utterance, after :meth:`finish`.
 
         Arguments
         ---------
-        class_names : list of str
-            Emotion classes in the order of the logits.
+        target : EmotionTarget or AttributeTarget
+            Names the columns of what was recorded.
 
         Returns
         -------
@@ -172,22 +160,19 @@ class ConditionScores:
             CSV text; what could not be computed is left empty.
         """
         measured = [(s, m) for s in SIDES[:2] for m in self.scorer.metrics]
-        header = ["utt_id", "label", "prediction"]
-        header += [f"prob_{name}" for name in class_names]
+        header = ["utt_id", *target.columns]
         header += [f"{side}_{metric}" for side, metric in measured]
         stream = io.StringIO()
         writer = csv.DictWriter(stream, header, lineterminator="\n")
         writer.writeheader()
-        for utt_id, row in sorted(self.rows.items()):
-            line = {"utt_id": utt_id, "label": class_names[row["label"]]}
-            if "prediction" in row:
-                line["prediction"] = class_names[row["prediction"]]
-                for name, prob in zip(class_names, row["probs"]):
-                    line[f"prob_{name}"] = prob
-            for side, metric in measured:
-                if metric in row.get(side, {}):
-                    line[f"{side}_{metric}"] = row[side][metric]
-            writer.writerow(line)
+        for utt_id, record in sorted(self.rows.items()):
+            scores = self.scores.get(utt_id, {})
+            values = {
+                f"{side}_{metric}": scores[side][metric]
+                for side, metric in measured
+                if metric in scores.get(side, {})
+            }
+            writer.writerow({"utt_id": utt_id, **record, **values})
         return stream.getvalue()
 
 
@@ -249,7 +234,7 @@ def evaluate_conditions(
                 "test_set": condition.test_set,
                 "noise": condition.noise_set,
                 "snr_db": condition.snr_db,
-                **brain.condition.finish(brain.class_names),
+                **brain.condition.finish(brain.target),
                 "routing": {
                     name: value
                     for name, value in brain.tracker.means().items()
@@ -265,7 +250,7 @@ def evaluate_conditions(
 def _write_condition(output_folder, condition, brain, results):
     write_atomically(
         output_folder / "scores" / f"{condition.name}.csv",
-        brain.condition.as_csv(brain.class_names),
+        brain.condition.as_csv(brain.target),
     )
     write_recipes(
         output_folder / "mixtures" / f"{condition.name}.csv",

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import speechbrain as sb
-import torch
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
@@ -22,10 +21,7 @@ from merit_modules.data.audio import raise_if_broken
 from merit_modules.data.manifest import read_manifest, write_atomically
 from merit_modules.data.mixing import NoiseMixer, write_recipes
 from merit_modules.data.pipelines import (
-    check_labels,
-    class_weights,
     make_dataset,
-    make_label_encoder,
     scan,
 )
 from merit_modules.errors import InputError
@@ -39,6 +35,7 @@ from merit_modules.hparams import (
 from merit_modules.metrics.scoring import EnhancementScorer
 from merit_modules.metrics.table import results_table
 from merit_modules.pretrained import PARTS, load_parts
+from merit_modules.targets import make_target
 from merit_modules.weights import check_fit
 
 logger = get_logger(__name__)
@@ -59,15 +56,15 @@ class Data(NamedTuple):
         The test set under every condition, with fixed mixtures.
     train_mixer : NoiseMixer
         Mixes the training set.
-    class_weights : torch.Tensor
-        Weight of each emotion class (C,).
+    target : EmotionTarget or AttributeTarget
+        What the SER head learns.
     """
 
     train: object
     valid: object
     conditions: list
     train_mixer: NoiseMixer
-    class_weights: torch.Tensor
+    target: object
 
 
 def load_experiment(argv):
@@ -119,7 +116,7 @@ def load_data(hparams):
     Returns
     -------
     Data
-        Datasets, mixers and class weights.
+        Datasets, mixers and the target.
 
     Raises
     ------
@@ -130,7 +127,12 @@ def load_data(hparams):
         split: _manifest(hparams, split, "speech_root")
         for split in ["train", "valid", *hparams["test_sets"]]
     }
-    check_labels(manifests, hparams["emotions"])
+    target = make_target(
+        hparams["ser_target"],
+        manifests,
+        hparams["ser_outputs"],
+        hparams["attribute_scale"],
+    )
     train_mixer = NoiseMixer(
         _manifest(hparams, "noise_train", "noise_root"),
         hparams["train_snr_db"],
@@ -146,7 +148,7 @@ def load_data(hparams):
     clean_mixer = NoiseMixer(None, None, 0, hparams["sample_rate_hz"])
     mixers = dict.fromkeys(manifests, clean_mixer)
     mixers |= {"train": train_mixer, "valid": valid_mixer}
-    findings = _scan_once(hparams, manifests, mixers)
+    findings = _scan_once(hparams, target, manifests, mixers)
     for split, problems in findings["problems"].items():
         if problems and not hparams["skip_broken_audio"]:
             raise_if_broken(problems, f"{split} set")
@@ -157,15 +159,17 @@ def load_data(hparams):
         findings["mean"], findings["std"], findings["clean_mean"]
     )
     return Data(
-        train=_dataset(hparams, manifests["train"], train_mixer),
-        valid=_dataset(hparams, manifests["valid"], valid_mixer),
+        train=_dataset(hparams, target, manifests["train"], train_mixer),
+        valid=_dataset(hparams, target, manifests["valid"], valid_mixer),
         conditions=[
             condition
             for name in hparams["test_sets"]
-            for condition in _test_conditions(hparams, name, manifests[name])
+            for condition in _test_conditions(
+                hparams, target, name, manifests[name]
+            )
         ],
         train_mixer=train_mixer,
-        class_weights=class_weights(manifests["train"], hparams["emotions"]),
+        target=target,
     )
 
 
@@ -174,17 +178,17 @@ def _manifest(hparams, name, root):
     return read_manifest(path, hparams[root])
 
 
-def _dataset(hparams, manifest, mixer):
+def _dataset(hparams, target, manifest, mixer):
     return make_dataset(
         manifest,
         mixer,
-        make_label_encoder(hparams["emotions"]),
+        target.reader,
         hparams["sample_rate_hz"],
         hparams["max_duration_s"],
     )
 
 
-def _test_conditions(hparams, test_set, manifest):
+def _test_conditions(hparams, target, test_set, manifest):
     several = len(hparams["test_sets"]) > 1
     label = test_set if several else None
 
@@ -195,7 +199,7 @@ def _test_conditions(hparams, test_set, manifest):
             hparams["mixture_seed"],
             hparams["sample_rate_hz"],
         )
-        dataset = _dataset(hparams, manifest, mixer)
+        dataset = _dataset(hparams, target, manifest, mixer)
         return TestCondition(name, snr_db, dataset, noise, label)
 
     conditions = []
@@ -209,7 +213,7 @@ def _test_conditions(hparams, test_set, manifest):
     return conditions
 
 
-def _scan_once(hparams, manifests, mixers):
+def _scan_once(hparams, target, manifests, mixers):
     """Read all audio; or what an earlier start of this run found in it."""
     path = Path(hparams["save_folder"]) / "audio_scan.json"
     asked = [manifests, hparams["max_duration_s"], hparams["sample_rate_hz"]]
@@ -221,7 +225,7 @@ def _scan_once(hparams, manifests, mixers):
             return findings
     findings = {"key": key, "problems": {}}
     for split, manifest in manifests.items():
-        dataset = _dataset(hparams, manifest, mixers[split])
+        dataset = _dataset(hparams, target, manifest, mixers[split])
         found = scan(
             dataset, hparams["num_workers"], desc=f"Reading {split} audio"
         )
@@ -271,8 +275,7 @@ def make_brain(hparams, run_opts, data):
     if hparams["init_from"]:
         load_parts(system, hparams["init_from"], hparams["init_parts"])
     return JointBrain(
-        class_weights=data.class_weights,
-        class_names=hparams["emotions"],
+        target=data.target,
         train_mixer=data.train_mixer,
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],

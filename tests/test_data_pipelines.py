@@ -7,12 +7,12 @@ import torch
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataloader import make_dataloader
 
+from merit_modules.data.labels import emotion_labels
 from merit_modules.data.mixing import MixRecipe, NoiseMixer
 from merit_modules.data.pipelines import (
     check_labels,
     class_weights,
     make_dataset,
-    make_label_encoder,
     scan,
 )
 from merit_modules.errors import InputError
@@ -47,8 +47,8 @@ def corpus(tmp_path_factory):
 
 
 def dataset_of(speech, mixer, **options):
-    encoder = make_label_encoder(CLASSES)
-    return make_dataset(speech, mixer, encoder, 16000, **options)
+    reader = emotion_labels(CLASSES)
+    return make_dataset(speech, mixer, reader, 16000, **options)
 
 
 def batches_of(dataset, **options):
@@ -60,7 +60,7 @@ def assert_same(batches, others):
     for batch, other in zip(batches, others, strict=True):
         assert batch.id == other.id
         assert batch.recipe == other.recipe
-        for key in ("noisy_wav", "clean_wav", "emo_index"):
+        for key in ("noisy_wav", "clean_wav", "ser_label"):
             assert torch.equal(getattr(batch, key)[0], getattr(other, key)[0])
             assert torch.equal(getattr(batch, key)[1], getattr(other, key)[1])
 
@@ -74,8 +74,8 @@ def test_a_batch_holds_what_was_asked_for(corpus):
     assert batch.noisy_wav.data.shape == (2, 1760)
     assert batch.clean_wav.data.dtype == torch.float32
     assert batch.noisy_wav.lengths.tolist() == pytest.approx([1600 / 1760, 1])
-    assert batch.emo_index.data.tolist() == [[0], [1]]
-    assert batch.emo_index.data.dtype == torch.int64
+    assert batch.ser_label.data.tolist() == [[0], [1]]
+    assert batch.ser_label.data.dtype == torch.int64
     assert all(isinstance(recipe, MixRecipe) for recipe in batch.recipe)
     assert [recipe.snr_db for recipe in batch.recipe] == [5.0, 5.0]
 
@@ -127,11 +127,11 @@ def test_long_utterances_are_cut(corpus):
 
 
 def test_labels_are_numbered_in_the_order_given():
-    encoder = make_label_encoder(CLASSES)
-    assert [encoder.encode_label(name) for name in CLASSES] == [0, 1, 2, 3]
+    encode = emotion_labels(CLASSES).encode
+    assert [encode(name).item() for name in CLASSES] == [0, 1, 2, 3]
     for classes in (["a"], ["a", "b", "a"]):
         with pytest.raises(InputError, match="classes: expected two or more"):
-            make_label_encoder(classes)
+            emotion_labels(classes)
 
 
 def test_class_weights_by_hand():

@@ -21,7 +21,7 @@ LAYERS = [
     {"description"},
     {"tiny", "gradients", "pretrained", "cascade", "cost"},
     {"released", "conflict", "surgery"},
-    {"tracking"},
+    {"tracking", "targets"},
     {"brain", "evaluation"},
     {"recipe"},
 ]
@@ -33,7 +33,7 @@ SIDES = {
     "miniemo": {"errors", "seeding", "data"},
 }
 #: Who may import which side package.
-TOP = {"tracking", "conflict", "brain", "evaluation", "recipe"}
+TOP = {"tracking", "targets", "conflict", "brain", "evaluation", "recipe"}
 
 
 def modules():

@@ -11,6 +11,7 @@ from merit_modules.data.mixing import NoiseMixer
 from merit_modules.hparams import load_hparams
 from merit_modules.released import load_release
 from merit_modules.released.parts import rename_system
+from merit_modules.targets import EmotionTarget
 from tests.conftest import ROOT
 
 YAML = ROOT / "hparams" / "sparse_merit_reference.yaml"
@@ -27,7 +28,7 @@ class Batch:
     def __init__(self, noisy, clean, wav_lens, labels):
         self.noisy_wav = self.Wavs((noisy, wav_lens))
         self.clean_wav = self.Wavs((clean, wav_lens))
-        self.emo_index = self.Wavs((labels.unsqueeze(1), wav_lens))
+        self.ser_label = self.Wavs((labels.unsqueeze(1), wav_lens))
         self.id = [f"utt{i}" for i in range(len(labels))]
 
     def to(self, device):
@@ -70,9 +71,11 @@ def take_step(golden, case, tmp_path, **changes):
         layer.attention.dropout = 0.0
     hparams["modules"] = {"system": system, "loss": hparams["loss"]}
     hparams["epoch_counter"].current = hparams["stage_1_epochs"] + 1
+    names = hparams["emotions"]
+    target = EmotionTarget({"train": {n: {"emo": n} for n in names}}, names)
+    target.loss.class_weights = step["class_weights"]
     brain = JointBrain(
-        class_weights=step["class_weights"],
-        class_names=hparams["emotions"],
+        target=target,
         train_mixer=NoiseMixer(None, snr_db=None, seed=0),
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],

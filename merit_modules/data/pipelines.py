@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
-from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.distributed import if_main_process
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -14,41 +13,7 @@ from merit_modules.data.audio import read_audio
 from merit_modules.data.statistics import RunningWavStats
 from merit_modules.errors import InputError
 
-OUTPUT_KEYS = ("id", "noisy_wav", "clean_wav", "emo_index", "recipe")
-
-
-def make_label_encoder(classes):
-    """Number the emotion classes in the order given.
-
-    Arguments
-    ---------
-    classes : list of str
-        Class names; the first one is class 0.
-
-    Returns
-    -------
-    encoder : CategoricalEncoder
-
-    Raises
-    ------
-    InputError
-        If there are fewer than two classes, or a name comes twice.
-
-    Example
-    -------
-    >>> encoder = make_label_encoder(["angry", "sad"])
-    >>> encoder.encode_label_torch("sad"), len(encoder)
-    (tensor([1]), 2)
-    """
-    if len(classes) < 2 or len(set(classes)) < len(classes):
-        raise InputError(
-            f"classes: expected two or more different names, got {classes!r}"
-        )
-    encoder = CategoricalEncoder()
-    for name in classes:
-        encoder.add_label(name)
-    encoder.expect_len(len(classes))
-    return encoder
+OUTPUT_KEYS = ("id", "noisy_wav", "clean_wav", "ser_label", "recipe")
 
 
 def check_labels(manifests, classes):
@@ -145,7 +110,7 @@ class _ReadAndMix:
 
 
 def make_dataset(
-    manifest, mixer, label_encoder, sample_rate_hz, max_duration_s=None
+    manifest, mixer, label_reader, sample_rate_hz, max_duration_s=None
 ):
     """Make a dataset that reads and mixes utterances when asked for them.
 
@@ -155,8 +120,8 @@ def make_dataset(
         Speech manifest, as ``read_manifest`` returns it.
     mixer : NoiseMixer
         Makes the noisy version.
-    label_encoder : CategoricalEncoder
-        From :func:`make_label_encoder`.
+    label_reader : LabelReader
+        Makes the label; see :mod:`merit_modules.data.labels`.
     sample_rate_hz : int
         Audio of another rate is converted to it.
     max_duration_s : float or None
@@ -166,23 +131,24 @@ def make_dataset(
     -------
     dataset : DynamicItemDataset
         Examples with ``id``, ``noisy_wav`` (N,), ``clean_wav`` (N,),
-        ``emo_index`` (1,) and ``recipe`` (a MixRecipe; a list of them in a
+        ``ser_label`` and ``recipe`` (a MixRecipe; a list of them in a
         batch).
 
     Example
     -------
     >>> import numpy, soundfile
+    >>> from merit_modules.data.labels import emotion_labels
     >>> from merit_modules.data.mixing import NoiseMixer
     >>> path = str(getfixture("tmp_path") / "u1.wav")
     >>> soundfile.write(path, 0.1 * numpy.ones(16000), 16000)
     >>> dataset = make_dataset(
     ...     {"u1": {"wav": path, "duration": 1.0, "emo": "sad"}},
     ...     NoiseMixer(None, snr_db=None, seed=1),
-    ...     make_label_encoder(["angry", "sad"]),
+    ...     emotion_labels(["angry", "sad"]),
     ...     sample_rate_hz=16000,
     ...     max_duration_s=0.5,
     ... )
-    >>> dataset[0]["noisy_wav"].shape, dataset[0]["emo_index"]
+    >>> dataset[0]["noisy_wav"].shape, dataset[0]["ser_label"]
     (torch.Size([8000]), tensor([1]))
     """
     # Copied: the dataset writes each id into its entry.
@@ -195,7 +161,9 @@ def make_dataset(
         provides=["noisy_wav", "clean_wav", "recipe"],
     )
     dataset.add_dynamic_item(
-        label_encoder.encode_label_torch, takes="emo", provides="emo_index"
+        label_reader.encode,
+        takes=list(label_reader.keys),
+        provides="ser_label",
     )
     dataset.set_output_keys(list(OUTPUT_KEYS))
     return dataset
@@ -264,11 +232,12 @@ def scan(dataset, num_workers=0, desc="reading audio"):
 
     Example
     -------
+    >>> from merit_modules.data.labels import emotion_labels
     >>> from merit_modules.data.mixing import NoiseMixer
     >>> dataset = make_dataset(
     ...     {"u1": {"wav": "gone.wav", "duration": 1.0, "emo": "sad"}},
     ...     NoiseMixer(None, snr_db=None, seed=1),
-    ...     make_label_encoder(["angry", "sad"]),
+    ...     emotion_labels(["angry", "sad"]),
     ...     sample_rate_hz=16000,
     ... )
     >>> scan(dataset).problems

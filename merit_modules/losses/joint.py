@@ -1,10 +1,10 @@
 """The objective of joint training, one named term per loss."""
 
-import torch.nn.functional as F
 from torch import nn
 
 from merit_modules.errors import InputError
 from merit_modules.losses.enhancement import log1p_l1, negative_si_sdr
+from merit_modules.losses.recognition import EmotionLoss
 from merit_modules.losses.routing import BALANCE_LOSSES, router_z
 from merit_modules.losses.weighting import UncertaintyWeighting
 
@@ -20,6 +20,8 @@ class JointLoss(nn.Module):
     ---------
     ser_ce : float
         Weight of the class-weighted cross entropy (paper: 1).
+    ser_ccc : float
+        Weight of the concordance loss, where attributes are learned.
     se_l1 : float
         Weight of the L1 distance of log1p features (paper: 1).
     se_si_sdr : float
@@ -57,6 +59,7 @@ class JointLoss(nn.Module):
     def __init__(
         self,
         ser_ce=1.0,
+        ser_ccc=1.0,
         se_l1=1.0,
         se_si_sdr=0.0,
         load_balance=0.0,
@@ -69,6 +72,7 @@ class JointLoss(nn.Module):
         _check("task_weighting", task_weighting, WEIGHTINGS)
         self.task_weights = {
             "ser_ce": ser_ce,
+            "ser_ccc": ser_ccc,
             "se_l1": se_l1,
             "se_si_sdr": se_si_sdr,
         }
@@ -87,7 +91,7 @@ class JointLoss(nn.Module):
                 )
             self.weighting = UncertaintyWeighting()
 
-    def terms(self, system, output, clean_wavs, labels, class_weights=None):
+    def terms(self, system, output, clean_wavs, labels, ser_loss=None):
         """Compute the terms of the paper, and others that have a weight.
 
         Arguments
@@ -99,9 +103,9 @@ class JointLoss(nn.Module):
         clean_wavs : torch.Tensor
             Clean waveforms (B, N).
         labels : torch.Tensor
-            Class indices (B,).
-        class_weights : torch.Tensor, optional
-            Weight per class (C,).
+            What the SER loss compares the SER head's outputs with.
+        ser_loss : EmotionLoss or AttributeLoss, optional
+            The SER loss; cross entropy without class weights by default.
 
         Returns
         -------
@@ -110,9 +114,8 @@ class JointLoss(nn.Module):
         """
         terms = {}
         if output.logits is not None:
-            terms["ser_ce"] = F.cross_entropy(
-                output.logits, labels, class_weights
-            )
+            ser_loss = ser_loss or EmotionLoss()
+            terms[ser_loss.term] = ser_loss(output.logits, labels)
         if output.enhancement is not None:
             terms |= self._se_terms(system, output, clean_wavs)
         for task, decision in output.mixture.routing.items():

@@ -10,6 +10,7 @@ _HEADINGS = {
     "si_sdr_db": ("SI-SDR/dB", 2),
 }
 _SER_HEADINGS = {"f1_macro": "F1-macro", "f1_micro": "F1-micro", "uar": "UAR"}
+_CCC = "ccc_"  # of attributes, whatever their names
 _SIDES = ("noisy", "enhanced")
 _MISSING = "-"
 _MARK = "*"  # a mean that lacks utterances
@@ -51,12 +52,11 @@ def results_table(results, markdown=False):
     conditions = results["conditions"]
     if not conditions:
         return "No test condition was evaluated."
-    has_ser = any("ser" in condition for condition in conditions)
+    scores = _ser_scores(conditions)
     metrics = _metrics(conditions)
-    header = ["condition", "n"]
-    header += list(_SER_HEADINGS.values()) if has_ser else []
+    header = ["condition", "n", *scores.values()]
     header += [_heading(metric)[0] for metric in metrics]
-    rows = [header] + [_row(c, has_ser, metrics) for c in conditions]
+    rows = [header] + [_row(c, scores, metrics) for c in conditions]
     lines = _as_markdown(rows) if markdown else _as_text(rows)
     notes = _notes(conditions, metrics)
     if notes:
@@ -64,6 +64,14 @@ def results_table(results, markdown=False):
         lines += ["", f"{mark} mean of fewer utterances:"]
         lines += [bullet + note for note in notes]
     return "\n".join(lines)
+
+
+def _ser_scores(conditions):
+    """Name the scores of emotion recognition that any condition has."""
+    found = dict.fromkeys(k for c in conditions for k in c.get("ser", {}))
+    headings = {k: v for k, v in _SER_HEADINGS.items() if k in found}
+    attributes = (name for name in found if name.startswith(_CCC))
+    return headings | {k: f"CCC {k.removeprefix(_CCC)}" for k in attributes}
 
 
 def _metrics(conditions):
@@ -82,11 +90,10 @@ def _heading(metric):
     return _HEADINGS.get(metric, (metric, 3))
 
 
-def _row(condition, has_ser, metrics):
+def _row(condition, scores, metrics):
     ser, se = condition.get("ser", {}), condition.get("se", {})
     row = [condition["name"], str(ser.get("n", se.get("n", _MISSING)))]
-    if has_ser:
-        row += [_number(ser.get(score), 3) for score in _SER_HEADINGS]
+    row += [_number(ser.get(score), 3) for score in scores]
     return row + [_cell(se, metric) for metric in metrics]
 
 
