@@ -54,3 +54,45 @@ class AttentiveStatsPooling(nn.Module):
         second_moment = (weights * frames.square()).sum(dim=1)
         variance = (second_moment - mean.square()).clamp_min(MIN_VARIANCE)
         return torch.cat([mean, variance.sqrt()], dim=-1)
+
+
+class MeanPooling(nn.Module):
+    """Mean over valid frames: what attention is compared with.
+
+    In a YAML file, put it in the place of ``pooling``.
+
+    Arguments
+    ---------
+    input_size : int
+        Width R of a frame.
+
+    Example
+    -------
+    >>> MeanPooling(6)(torch.rand(2, 5, 6), torch.tensor([5, 3])).shape
+    torch.Size([2, 6])
+    """
+
+    def __init__(self, input_size):
+        super().__init__()
+        self.input_size = input_size
+        self.output_size = input_size
+
+    def forward(self, frames, n_frames):
+        """Pool.
+
+        Arguments
+        ---------
+        frames : torch.Tensor
+            Frames (B, T, R).
+        n_frames : torch.Tensor
+            Valid frames per utterance (B,).
+
+        Returns
+        -------
+        torch.Tensor
+            Mean (B, R).
+        """
+        valid = valid_mask(n_frames, frames.shape[1]).unsqueeze(-1)
+        # where, not a product: NaN in padding must not reach the sum.
+        total = torch.where(valid, frames, 0.0).sum(dim=1)
+        return total / n_frames.unsqueeze(-1)

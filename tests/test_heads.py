@@ -6,7 +6,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from merit_modules.blstm import PaddedBLSTM
 from merit_modules.filterbank import mel_gabor_filters
-from merit_modules.pooling import AttentiveStatsPooling
+from merit_modules.pooling import AttentiveStatsPooling, MeanPooling
 from merit_modules.se_head import SEHead
 from merit_modules.ser_head import SERHead
 from merit_modules.shapes import valid_mask
@@ -86,6 +86,9 @@ def test_pooling_agrees_with_the_released_code(golden):
     n_frames = torch.tensor(case["frame_lengths"])
     close(pool(case["x"], n_frames), case["out"])
     assert (pool(case["x"], n_frames - 1) - case["out"]).abs().max() > 1e-4
+    mean = MeanPooling(case["x"].shape[-1])
+    close(mean(case["x"], n_frames), case["mean_pool_out"])
+    assert mean(case["x"], n_frames - 1).ne(case["mean_pool_out"]).any()
 
 
 def test_classifier_agrees_with_the_released_code(golden):

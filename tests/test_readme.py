@@ -5,7 +5,10 @@ import runpy
 import shlex
 
 import pytest
+import torch
 
+from merit_modules.hparams import load_hparams
+from merit_modules.pretrained import save_folder
 from tests.conftest import ROOT
 from tests.test_training import run_train
 
@@ -38,15 +41,35 @@ def test_commands(yaml, options, miniemo, tmp_path):
     short = {k: v for k, v in SHORT.items() if f"--{k}" not in given}
     extra = [x for k, v in short.items() for x in (f"--{k}", str(v))]
     extra += ["--data_folder", str(miniemo)]
+    if "OUT_DIR" in given:
+        folder = tmp_path / "converted"
+        hparams, _ = load_hparams(
+            ROOT / yaml, {"output_folder": str(tmp_path / "sizes")}
+        )
+        save_folder(hparams["system"], folder, hparams["emotions"])
+        given[given.index("OUT_DIR")] = str(folder)
     done = run_train(yaml, tmp_path, *given, *extra)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "unseen_0dB" in done.stdout
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS)
-def test_snippets(snippet, capsys):
+def test_the_parts_snippet(capsys):
+    (snippet,) = [s for s in SNIPPETS if "ExpertMixture(" in s]
     exec(compile(snippet, "README.md", "exec"), {})
     assert capsys.readouterr().out.startswith("torch.Size([2, 99, 256])")
+
+
+def test_the_released_snippet(golden):
+    (snippet,) = [s for s in SNIPPETS if "load_release(" in s]
+    snippet = snippet.replace("RELEASE_DIR", str(golden / "release"))
+    names = {"wavs": torch.randn(2, 8000), "wav_lens": torch.ones(2)}
+    exec(compile(snippet, "README.md", "exec"), names)
+    assert names["out"].logits.shape == (2, 4)
+    assert names["out"].enhanced_wavs.shape == (2, 8000)
+
+
+def test_every_snippet_is_run():
+    assert len(SNIPPETS) == 2
 
 
 def test_local_links_lead_somewhere():
