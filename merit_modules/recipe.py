@@ -123,6 +123,11 @@ def load_data(hparams):
     InputError
         Naming what is wrong with the corpus. Broken audio is listed whole.
     """
+    if isinstance(hparams["test_sets"], str):
+        raise InputError(
+            "test_sets: expected a list of manifests, such as [test], got "
+            f"{hparams['test_sets']!r}"
+        )
     manifests = {
         split: _manifest(hparams, split, "speech_root")
         for split in ["train", "valid", *hparams["test_sets"]]

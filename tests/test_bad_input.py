@@ -35,6 +35,7 @@ SHIPPED = ROOT / "hparams" / "sparse_merit.yaml"
         ("ssl_encoder: {config: {hiden_size: 8}}", "unknown .*hiden_size"),
         ("ssl_encoder: {model_type: bert}", "expected one of wavlm.*'bert'"),
         ("metrics: [psq]", "psq"),
+        ("test_sets: test", "test_sets: expected a list"),
         ("train_snr_db: loud", "snr_db: expected .* got 'loud'"),
         ("emotions: [angry, sad, happy]", "expected a label.*'neutral'"),
         (

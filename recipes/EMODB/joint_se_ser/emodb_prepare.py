@@ -8,21 +8,25 @@ F. Burkhardt, A. Paeschke, M. Rolfes, W. Sendlmeier and B. Weiss, "A database
 of German emotional speech", Interspeech 2005.
 """
 
-import json
 import re
 from collections import Counter
 from pathlib import Path
 
 from speechbrain.utils.logger import get_logger
 
-from merit_modules.data.audio import probe_audio, raise_if_broken
-from merit_modules.data.manifest import (
-    DATA_ROOT,
-    find_audio,
-    write_atomically,
-    write_manifest,
-)
+from merit_modules.data.audio import raise_if_broken
+from merit_modules.data.manifest import DATA_ROOT, find_audio
 from merit_modules.data.noise_corpus import NOISE_SPLITS, prepare_noise_folder
+from merit_modules.data.preparation import (
+    STAMP,
+    check_disjoint,
+    count_table,
+    is_prepared,
+    probe_many,
+    remove_stamp,
+    split_digest,
+    write_manifests,
+)
 from merit_modules.errors import InputError
 
 logger = get_logger(__name__)
@@ -42,7 +46,17 @@ MEN = ("03", "10", "11", "12", "15")
 WOMEN = ("08", "09", "13", "14", "16")
 N_FOLDS = 5
 SPLITS = ("train", "valid", "test")
-STAMP = "emodb_prepare.json"
+MANIFESTS = (*SPLITS, *(f"noise_{split}" for split in NOISE_SPLITS))
+# Utterances in the whole corpus.
+KNOWN_COUNTS = {
+    "angry": 127,
+    "sad": 62,
+    "happy": 71,
+    "neutral": 79,
+    "fear": 69,
+    "disgust": 46,
+    "boredom": 81,
+}
 
 _NAME = re.compile(r"(\d\d)([ab]\d\d)([A-Z])([a-z]?)")
 
@@ -116,17 +130,14 @@ def prepare_emodb(
         "seed": seed,
         "classes": list(classes),
     }
-    if _is_done(manifest_folder, stamp):
-        logger.info(f"{manifest_folder}: manifests are up to date")
+    if is_prepared(manifest_folder, MANIFESTS, stamp):
+        logger.info(f"{manifest_folder / STAMP}: the manifests are up to date")
         return
-    # An old stamp must not vouch for what a stopped run leaves behind.
-    (manifest_folder / STAMP).unlink(missing_ok=True)
+    remove_stamp(manifest_folder)
     splits = _speech_splits(data_folder, files, split_of, classes)
     prepare_noise_folder(noise_folder, manifest_folder, seed)
-    for split, entries in splits.items():
-        write_manifest(manifest_folder / f"{split}.json", entries)
-    write_atomically(manifest_folder / STAMP, json.dumps(stamp, indent=2))
-    logger.info(_table(splits, classes))
+    write_manifests(manifest_folder, splits, stamp)
+    _report(splits, classes)
 
 
 def speakers_of_fold(fold):
@@ -221,41 +232,20 @@ def _find_speech(data_folder):
     return find_audio(wav_folder, "EMO-DB recordings, in it or in its wav/")
 
 
-def _is_done(manifest_folder, stamp):
-    """Say whether all manifests are there and were made as the stamp says."""
-    names = [f"{split}.json" for split in SPLITS]
-    names += [f"noise_{split}.json" for split in NOISE_SPLITS]
-    if not all((manifest_folder / name).is_file() for name in names):
-        return False
-    try:
-        return json.loads((manifest_folder / STAMP).read_text()) == stamp
-    except (FileNotFoundError, ValueError):
-        return False
-
-
 def _speech_splits(data_folder, files, split_of, classes):
     """Return ``{split: {id: entry}}`` from names and headers."""
+    wanted = _wanted(files, classes)
+    durations_s, problems = probe_many(wanted)
+    raise_if_broken(problems, "EMO-DB recordings")
     splits = {split: {} for split in SPLITS}
-    left_out, problems = Counter(), {}
-    for path in files:
+    for item, path in wanted.items():
         speaker, emotion = parse_name(path)
-        if path.stem in splits[split_of[speaker]]:
-            raise InputError(f"{path}: a recording of this name came before")
-        if emotion not in classes:
-            left_out[emotion] += 1
-            continue
-        try:
-            duration_s = probe_audio(path)[0]
-        except InputError as error:
-            problems[path.stem] = str(error)
-            continue
-        splits[split_of[speaker]][path.stem] = {
+        splits[split_of[speaker]][item] = {
             "wav": f"{DATA_ROOT}/{path.relative_to(data_folder).as_posix()}",
-            "duration": round(duration_s, 4),
+            "duration": durations_s[item],
             "emo": emotion,
             "spk_id": speaker,
         }
-    raise_if_broken(problems, "EMO-DB recordings")
     for split, entries in splits.items():
         if not entries:
             speakers = sorted(s for s in split_of if split_of[s] == split)
@@ -263,26 +253,46 @@ def _speech_splits(data_folder, files, split_of, classes):
                 f"{data_folder}: no utterance for {split}: expected speakers "
                 f"{', '.join(speakers)} with {', '.join(classes)}"
             )
-    counts = [f"{n} {emotion}" for emotion, n in sorted(left_out.items())]
-    if counts:
-        logger.info(f"left out, not among the classes: {', '.join(counts)}")
+    check_disjoint(splits)
     return splits
 
 
-def _table(splits, classes):
-    """Return speakers and counts per split and class as text."""
-    header = ["split", *classes, "total", "minutes", "speakers"]
-    rows = [header]
+def _wanted(files, classes):
+    """Return ``{id: path}`` of the recordings in the classes."""
+    wanted, left_out = {}, Counter()
+    for path in files:
+        emotion = parse_name(path)[1]
+        if emotion not in classes:
+            left_out[emotion] += 1
+        elif path.stem in wanted:
+            raise InputError(f"{path}: a recording of this name came before")
+        else:
+            wanted[path.stem] = path
+    counts = [f"{n} {emotion}" for emotion, n in sorted(left_out.items())]
+    if counts:
+        logger.info(f"left out, not among the classes: {', '.join(counts)}")
+    return wanted
+
+
+def _report(splits, classes):
+    """Log counts, speakers and a digest per split, and what is missing."""
+    rows = {}
     for split, entries in splits.items():
         counts = Counter(entry["emo"] for entry in entries.values())
         seconds = sum(entry["duration"] for entry in entries.values())
         speakers = sorted({entry["spk_id"] for entry in entries.values()})
-        rows.append([split, *(str(counts[name]) for name in classes)])
-        rows[-1] += [str(len(entries)), f"{seconds / 60:.1f}"]
-        rows[-1].append(" ".join(speakers))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths))
-        for row in rows
-    ]
-    return "EMO-DB utterances\n" + "\n".join(line.rstrip() for line in lines)
+        rows[split] = {name: counts[name] for name in classes} | {
+            "total": len(entries),
+            "minutes": f"{seconds / 60:.1f}",
+            "speakers": " ".join(speakers),
+            "digest": split_digest(entries),
+        }
+    logger.info(f"EMO-DB utterances\n{count_table(rows)}")
+    found = {name: sum(row[name] for row in rows.values()) for name in classes}
+    known = {name: KNOWN_COUNTS[name] for name in classes}
+    if found != known:
+        table = count_table({"found": found}, {"found": known})
+        logger.warning(
+            f"{sum(found.values())} utterances of the classes, EMO-DB has "
+            f"{sum(known.values())}\n{table}"
+        )

@@ -1,0 +1,262 @@
+"""What all corpus preparations share: headers, manifests, splits, counts.
+
+A recipe finds its files and labels; lengths, splits by speaker, the check
+that splits share nobody, tables of counts and the writing of manifests that
+are whole or not there at all come from here.
+"""
+
+import errno
+import hashlib
+import json
+from contextlib import contextmanager
+from pathlib import Path
+
+from merit_modules.data.manifest import write_atomically, write_manifest
+from merit_modules.data.probing import probe_many
+from merit_modules.data.speaker_splits import speaker_disjoint_splits
+from merit_modules.errors import InputError
+
+__all__ = [
+    "STAMP",
+    "check_disjoint",
+    "count_table",
+    "is_prepared",
+    "probe_many",
+    "remove_stamp",
+    "speaker_disjoint_splits",
+    "split_digest",
+    "write_manifests",
+]
+
+STAMP = "prepared.json"
+
+
+def write_manifests(manifest_folder, manifests, stamp):
+    """Write all manifests and, last of all, the stamp that vouches for them.
+
+    Arguments
+    ---------
+    manifest_folder : str or Path
+        Made if need be.
+    manifests : dict
+        ``{name: entries}``: ``train`` is written to ``train.json``.
+    stamp : dict
+        What the manifests hang on (folders, number of files, arguments), of
+        types that JSON knows.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written.
+
+    Example
+    -------
+    >>> entry = {"wav": "{data_root}/a.wav", "duration": 1.0}
+    >>> folder = getfixture("tmp_path")
+    >>> write_manifests(folder, {"train": {"a": entry}}, {"seed": 1})
+    >>> sorted(path.name for path in folder.iterdir())
+    ['prepared.json', 'train.json']
+    """
+    folder = Path(manifest_folder)
+    remove_stamp(folder)
+    with _naming(folder):
+        for name, entries in manifests.items():
+            write_manifest(folder / f"{name}.json", entries)
+        write_atomically(folder / STAMP, json.dumps(stamp, indent=2) + "\n")
+
+
+def remove_stamp(manifest_folder):
+    """Declare the manifests of a folder out of date.
+
+    :func:`write_manifests` does it by itself. It is needed before anything
+    else writes a manifest there: an old stamp must not vouch for a mixture of
+    old and new manifests that a stopped run leaves behind.
+
+    Arguments
+    ---------
+    manifest_folder : str or Path
+        The folder; it need not exist.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> write_manifests(folder, {}, {"seed": 1})
+    >>> remove_stamp(folder)
+    >>> is_prepared(folder, [], {"seed": 1})
+    False
+    """
+    with _naming(manifest_folder):
+        (Path(manifest_folder) / STAMP).unlink(missing_ok=True)
+
+
+def is_prepared(manifest_folder, names, stamp):
+    """Say whether all manifests are there and were made as the stamp says.
+
+    Arguments
+    ---------
+    manifest_folder : str or Path
+        Where :func:`write_manifests` wrote.
+    names : list of str
+        Manifests that must be there, without ``.json``.
+    stamp : dict
+        What they must have been made from.
+
+    Returns
+    -------
+    bool
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> write_manifests(folder, {"train": {}}, {"seed": 1})
+    >>> is_prepared(folder, ["train"], {"seed": 1})
+    True
+    >>> is_prepared(folder, ["train"], {"seed": 2})
+    False
+    >>> is_prepared(folder, ["train", "test"], {"seed": 1})
+    False
+    """
+    folder = Path(manifest_folder)
+    if not all((folder / f"{name}.json").is_file() for name in names):
+        return False
+    try:
+        written = json.loads((folder / STAMP).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return written == json.loads(json.dumps(stamp))
+
+
+@contextmanager
+def _naming(path):
+    """Turn an error of the file system into one that tells what to change."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise InputError(f"{path}: cannot be written: {error}") from error
+
+
+def split_digest(entries):
+    """Return a short name for what is in a split: equal splits, equal digest.
+
+    Paths and durations do not count: they differ between machines and
+    releases of a decoder where the split does not.
+
+    Arguments
+    ---------
+    entries : dict
+        ``{id: entry}``; of the entries, ``emo`` and ``spk_id`` count.
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits.
+
+    Example
+    -------
+    >>> split_digest({"a": {"wav": "/x/a.wav", "emo": "sad", "spk_id": "1"}})
+    'b8d997ed3740ce56'
+    """
+    rows = sorted(
+        [item, str(entry.get("emo")), str(entry.get("spk_id"))]
+        for item, entry in entries.items()
+    )
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+
+
+def check_disjoint(splits, key="spk_id", allow=()):
+    """Raise if something is in two splits.
+
+    Arguments
+    ---------
+    splits : dict
+        ``{split: {id: entry}}``.
+    key : str
+        What must not be in two splits. Entries without it share the value
+        None.
+    allow : list
+        Values that may be, such as ``"Unknown"``.
+
+    Raises
+    ------
+    InputError
+        Naming the value and its splits.
+
+    Example
+    -------
+    >>> entry = {"spk_id": "7"}
+    >>> check_disjoint({"train": {"a": entry}, "valid": {"b": {}}})
+    >>> check_disjoint({"train": {"a": entry}, "test": {"b": entry}})
+    Traceback (most recent call last):
+    merit_modules.errors.InputError: spk_id: expected each in one split, ...
+    """
+    found = {}
+    for split, entries in splits.items():
+        for entry in entries.values():
+            found.setdefault(entry.get(key), {})[split] = None
+    shared = {
+        value: list(names)
+        for value, names in found.items()
+        if len(names) > 1 and value not in allow
+    }
+    if shared:
+        value, names = min(shared.items(), key=lambda item: str(item[0]))
+        raise InputError(
+            f"{key}: expected each in one split, got {value!r} in "
+            f"{' and '.join(names)} ({len(shared)} such in all)"
+        )
+
+
+def count_table(counts, known=None):
+    """Write counts as a table, beside those that are known to be right.
+
+    Arguments
+    ---------
+    counts : dict
+        ``{row: {column: count}}``.
+    known : dict, optional
+        The same for some rows and columns, such as published totals. They
+        stand in brackets, with a ``*`` where they differ.
+
+    Returns
+    -------
+    str
+        The table, without a line break at its end.
+
+    Example
+    -------
+    >>> counts = {"train": {"sad": 5, "angry": 7}, "test": {"sad": 1}}
+    >>> print(count_table(counts, {"train": {"sad": 5, "angry": 8}}))
+           sad    angry
+    train  5 (5)  7 (8)*
+    test   1      0
+    * differs from the known number in brackets
+    """
+    known = known or {}
+    rows = list(dict.fromkeys([*counts, *known]))
+    columns = list(
+        dict.fromkeys(
+            column
+            for table in (counts, known)
+            for row in table.values()
+            for column in row
+        )
+    )
+    cells = [["", *map(str, columns)]]
+    for row in rows:
+        cells.append([str(row)])
+        for column in columns:
+            n = counts.get(row, {}).get(column, 0)
+            expected = known.get(row, {}).get(column)
+            mark = "" if expected in (None, n) else "*"
+            beside = "" if expected is None else f" ({expected}){mark}"
+            cells[-1].append(f"{n}{beside}")
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    lines = [
+        "  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip()
+        for row in cells
+    ]
+    if any(cell.endswith(")*") for row in cells for cell in row):
+        lines.append("* differs from the known number in brackets")
+    return "\n".join(lines)

@@ -1,0 +1,14 @@
+#!/usr/bin/env python3
+"""Train and test a joint system on MSP-Podcast.
+
+> python train.py hparams/sparse_merit.yaml \
+      --data_folder /corpora/MSP-PODCAST-Publish-1.11 \
+      --noise_folder /corpora/noise
+"""
+
+import sys
+
+from merit_modules import recipe
+
+if __name__ == "__main__":
+    sys.exit(recipe.run(recipe.train_and_test))
