@@ -11,7 +11,7 @@ PACKAGE = ROOT / "merit_modules"
 
 #: From what knows nothing of the rest to what knows everything.
 LAYERS = [
-    {"errors", "seeding", "shapes", "filterbank"},
+    {"errors", "seeding", "shapes", "filterbank", "processes"},
     {"padding", "spectral", "normalization", "blstm", "hparams"},
     {"weights"},
     {"ssl_encoder", "task_features", "checkpoints"},
@@ -21,19 +21,28 @@ LAYERS = [
     {"description"},
     {"tiny", "gradients", "pretrained", "cascade", "cost"},
     {"released", "conflict", "surgery"},
-    {"tracking", "targets"},
-    {"brain", "evaluation"},
+    {"tracking", "targets", "summary_table"},
+    {"brain", "evaluation", "summary"},
     {"recipe"},
 ]
 #: Packages beside the model: what each may import of the others.
 SIDES = {
-    "data": {"errors", "seeding"},
+    "data": {"errors", "seeding", "hparams"},
     "losses": {"errors", "shapes"},
     "metrics": {"errors"},
     "miniemo": {"errors", "seeding", "data"},
 }
 #: Who may import which side package.
-TOP = {"tracking", "targets", "conflict", "brain", "evaluation", "recipe"}
+TOP = {
+    "tracking",
+    "targets",
+    "summary",
+    "summary_table",
+    "conflict",
+    "brain",
+    "evaluation",
+    "recipe",
+}
 
 
 def modules():

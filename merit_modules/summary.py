@@ -1,0 +1,337 @@
+"""From the results of several runs (folds, seeds) to one summary.
+
+Two ways to average, which differ where folds do. *Over runs*: each run's score
+counts once, with the standard deviation over all runs. *Pooled*: the test
+utterances of a seed's folds are scored as one set, as is usual for
+cross-validation, with the standard deviation over seeds.
+"""
+
+import csv
+import json
+import statistics
+from pathlib import Path
+from typing import NamedTuple
+
+from merit_modules.errors import InputError
+from merit_modules.metrics.attributes import attribute_scores
+from merit_modules.metrics.classification import classification_scores
+from merit_modules.metrics.scoring import SIDES, summarise
+
+_GAIN = "gain"
+_NOT_SCORES = ("n", "accuracy")  # accuracy is F1-micro
+
+
+class Run(NamedTuple):
+    """A finished run.
+
+    Arguments
+    ---------
+    folder : Path
+        Its output folder.
+    fold : int or None
+        Its fold, where the recipe has folds.
+    seed : int
+        Its seed.
+    results : dict
+        The content of its ``results.json``.
+    """
+
+    folder: Path
+    fold: int | None
+    seed: int
+    results: dict
+
+
+def read_run(folder, fold, seed):
+    """Read the results of a run.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Its output folder.
+    fold : int or None
+        Its fold, where the recipe has folds.
+    seed : int
+        Its seed.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    InputError
+        If ``results.json`` is missing or is none.
+
+    Example
+    -------
+    >>> read_run("nowhere", fold=1, seed=2)
+    Traceback (most recent call last):
+    merit_modules.errors.InputError: nowhere/results.json: ...
+    """
+    path = Path(folder) / "results.json"
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        conditions = results["conditions"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: expected the results of a run: {error}"
+        ) from None
+    if not conditions:
+        raise InputError(f"{path}: no test condition in it")
+    return Run(Path(folder), fold, seed, results)
+
+
+def spread(values):
+    """Average some scores.
+
+    Arguments
+    ---------
+    values : sequence of float
+        One per run; at least one.
+
+    Returns
+    -------
+    dict
+        ``mean``; ``std``, the sample standard deviation (over n - 1), absent
+        for a single value; ``n``.
+
+    Example
+    -------
+    >>> spread([1.0, 2.0, 3.0])
+    {'mean': 2.0, 'std': 1.0, 'n': 3}
+    >>> spread([1.0])
+    {'mean': 1.0, 'n': 1}
+    """
+    found = {"mean": statistics.fmean(values)}
+    if len(values) > 1:
+        found["std"] = statistics.stdev(values)
+    return {**found, "n": len(values)}
+
+
+def summarise_runs(runs, missing=()):
+    """Summarise runs that differ in fold and seed alone.
+
+    Arguments
+    ---------
+    runs : list of Run
+        What finished.
+    missing : sequence of str
+        What did not, for the table.
+
+    Returns
+    -------
+    dict
+        ``corpus``, ``system``, ``runs`` (fold, seed, folder), ``missing`` and
+        ``conditions``: each with ``name``, ``ser`` and ``se`` (what
+        :func:`spread` returns, per score) and, under ``pooled``, the same
+        over seeds, with ``n`` utterances and the ``confusion`` of all seeds.
+
+    Raises
+    ------
+    InputError
+        If there is no run, corpus or system differ, or scores are missing.
+    """
+    if not runs:
+        raise InputError("no finished run to summarise")
+    about = {}
+    for key in ("corpus", "system"):
+        values = {run.results.get(key): run.folder for run in runs}
+        if len(values) > 1:
+            raise InputError(
+                f"expected runs of one {key}, got "
+                + ", ".join(f"{v} ({folder})" for v, folder in values.items())
+            )
+        about[key] = next(iter(values))
+    names = dict.fromkeys(
+        condition["name"]
+        for run in runs
+        for condition in run.results["conditions"]
+    )
+    return {
+        **about,
+        "runs": [
+            {"fold": run.fold, "seed": run.seed, "folder": str(run.folder)}
+            for run in runs
+        ],
+        "missing": list(missing),
+        "conditions": [_condition(name, runs) for name in names],
+    }
+
+
+def _condition(name, runs):
+    """Summarise one test condition of all runs that have it."""
+    found, paths_of_seed = [], {}
+    for run in runs:
+        for condition in run.results["conditions"]:
+            if condition["name"] == name:
+                found.append(condition)
+                path = run.folder / "scores" / f"{name}.csv"
+                paths_of_seed.setdefault(run.seed, []).append(path)
+    pooled = [pooled_scores(paths) for paths in paths_of_seed.values()]
+    return {
+        "name": name,
+        "n_runs": len(found),
+        **_spreads([_scores(condition) for condition in found]),
+        "n_failed": _n_failed(found),
+        "pooled": {
+            "n": [one["n"] for one in pooled],
+            **_spreads(pooled),
+            **_confusion(pooled),
+        },
+    }
+
+
+def _scores(condition):
+    """Reduce a condition of ``results.json`` to numbers."""
+    se = condition.get("se", {})
+    return {
+        "ser": _floats(condition.get("ser", {})),
+        "se": {
+            side: {
+                metric: entry["mean"]
+                for metric, entry in se.get(side, {}).items()
+                if "mean" in entry
+            }
+            for side in (*SIDES, _GAIN)
+        },
+    }
+
+
+def _floats(scores):
+    return {
+        name: value
+        for name, value in scores.items()
+        if isinstance(value, float) and name not in _NOT_SCORES
+    }
+
+
+def _spreads(found):
+    """Average each score over all that have it."""
+
+    def average(tables):
+        names = dict.fromkeys(name for table in tables for name in table)
+        return {
+            name: spread([table[name] for table in tables if name in table])
+            for name in names
+        }
+
+    return {
+        "ser": average([one["ser"] for one in found]),
+        "se": {
+            side: average([one["se"][side] for one in found])
+            for side in (*SIDES, _GAIN)
+        },
+    }
+
+
+def _n_failed(conditions):
+    """Count, per side and metric, the utterances without a value."""
+    counts = {}
+    for condition in conditions:
+        for failure in condition.get("failures", []):
+            key = f"{failure['side']} {failure['metric']}"
+            counts[key] = counts.get(key, 0) + 1
+    return counts
+
+
+def _confusion(pooled):
+    matrices = [one["confusion"] for one in pooled if "confusion" in one]
+    if not matrices:
+        return {}
+    total = [
+        [sum(cells) for cells in zip(*rows, strict=True)]
+        for rows in zip(*matrices, strict=True)
+    ]
+    return {"classes": pooled[0]["classes"], "confusion": total}
+
+
+def pooled_scores(paths):
+    """Score the test utterances of several runs as one set.
+
+    Arguments
+    ---------
+    paths : list of Path
+        Files ``scores/<condition>.csv`` of one condition; an utterance that
+        is in two of them counts twice.
+
+    Returns
+    -------
+    dict
+        ``n``; ``ser`` and ``se``, name to score; with emotion classes also
+        ``classes`` and ``confusion``.
+
+    Raises
+    ------
+    InputError
+        If a file is missing, holds no utterance, or has other columns.
+
+    Example
+    -------
+    >>> header = "utt_id,label,prediction,prob_calm,prob_tense,noisy_stoi\\n"
+    >>> paths = [getfixture("tmp_path") / f"{fold}.csv" for fold in (1, 2)]
+    >>> _ = paths[0].write_text(header + "a,calm,calm,0.9,0.1,0.5\\n")
+    >>> _ = paths[1].write_text(header + "b,tense,calm,0.6,0.4,0.7\\n")
+    >>> scores = pooled_scores(paths)
+    >>> scores["ser"]["uar"], scores["se"]["noisy"], scores["confusion"]
+    (0.5, {'stoi': 0.6}, [[1, 0], [1, 0]])
+    """
+    rows, header = [], None
+    for path in paths:
+        columns, lines = _read_csv(path)
+        if header not in (None, columns):
+            raise InputError(
+                f"{path}: expected the columns of {paths[0]}, {header}, "
+                f"got {columns}"
+            )
+        header = columns
+        rows += lines
+    found = {"n": len(rows), "ser": {}, "se": _pooled_se(header, rows)}
+    names = [c.removeprefix("prob_") for c in header if c.startswith("prob_")]
+    attributes = [c[11:] for c in header if c.startswith("prediction_")]
+    if "prediction" in header and rows[0]["prediction"]:
+        scores = classification_scores(
+            [names.index(row["prediction"]) for row in rows],
+            [names.index(row["label"]) for row in rows],
+            names,
+        )
+        found |= {k: scores[k] for k in ("classes", "confusion")}
+        found["ser"] = _floats(scores)
+    elif attributes and rows[0][f"prediction_{attributes[0]}"]:
+        sides = (
+            [[float(row[f"{side}_{a}"]) for a in attributes] for row in rows]
+            for side in ("prediction", "label")
+        )
+        found["ser"] = _floats(attribute_scores(*sides, attributes))
+    return found
+
+
+def _read_csv(path):
+    try:
+        with open(path, encoding="utf-8", newline="") as stream:
+            reader = csv.DictReader(stream)
+            rows = list(reader)
+    except OSError as error:
+        raise InputError(
+            f"{path}: expected the scores of a run: {error.strerror}"
+        ) from None
+    if not rows:
+        raise InputError(f"{path}: no utterance in it")
+    return reader.fieldnames, rows
+
+
+def _pooled_se(header, rows):
+    metrics = [c[6:] for c in header if c.startswith("noisy_")]
+    scores = {
+        number: {
+            side: {
+                metric: float(row[f"{side}_{metric}"])
+                for metric in metrics
+                if row.get(f"{side}_{metric}")
+            }
+            for side in SIDES
+        }
+        for number, row in enumerate(rows)
+    }
+    summary = summarise(scores, [], metrics)
+    return _scores({"se": summary})["se"]
