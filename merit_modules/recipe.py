@@ -20,6 +20,7 @@ from merit_modules.brain import JointBrain
 from merit_modules.data.audio import raise_if_broken
 from merit_modules.data.manifest import read_manifest, write_atomically
 from merit_modules.data.mixing import NoiseMixer, write_recipes
+from merit_modules.data.paired import PairedFolders
 from merit_modules.data.pipelines import (
     make_dataset,
     scan,
@@ -54,7 +55,7 @@ class Data(NamedTuple):
         Validation set, with fixed mixtures.
     conditions : list of TestCondition
         The test set under every condition, with fixed mixtures.
-    train_mixer : NoiseMixer
+    train_mixer : NoiseMixer or PairedFolders
         Mixes the training set.
     target : EmotionTarget or AttributeTarget
         What the SER head learns.
@@ -63,7 +64,7 @@ class Data(NamedTuple):
     train: object
     valid: object
     conditions: list
-    train_mixer: NoiseMixer
+    train_mixer: object
     target: object
 
 
@@ -132,17 +133,12 @@ def load_data(hparams):
         split: _manifest(hparams, split, "speech_root")
         for split in ["train", "valid", *hparams["test_sets"]]
     }
+    train_mixer = _train_mixer(hparams, manifests)
     target = make_target(
         hparams["ser_target"],
         manifests,
         hparams["ser_outputs"],
         hparams["attribute_scale"],
-    )
-    train_mixer = NoiseMixer(
-        _manifest(hparams, "noise_train", "noise_root"),
-        hparams["train_snr_db"],
-        hparams["seed"],
-        hparams["sample_rate_hz"],
     )
     valid_mixer = NoiseMixer(
         _manifest(hparams, "noise_valid", "noise_root"),
@@ -175,6 +171,21 @@ def load_data(hparams):
         ],
         train_mixer=train_mixer,
         target=target,
+    )
+
+
+def _train_mixer(hparams, manifests):
+    """Mix as training goes, or read mixtures that were made before."""
+    folder = hparams["train_mixtures"]
+    if folder:
+        mixer = PairedFolders(folder, hparams["sample_rate_hz"])
+        manifests["train"] = mixer.manifest
+        return mixer
+    return NoiseMixer(
+        _manifest(hparams, "noise_train", "noise_root"),
+        hparams["train_snr_db"],
+        hparams["seed"],
+        hparams["sample_rate_hz"],
     )
 
 

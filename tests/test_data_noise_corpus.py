@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from merit_modules.data import manifest, noise_corpus
+from merit_modules.data import manifest
 from merit_modules.data.manifest import read_manifest
 from merit_modules.data.noise_corpus import prepare_noise_folder
+from merit_modules.data.noise_forms import guess_noise_type, guess_recording
 from merit_modules.errors import InputError
 
 
@@ -112,8 +113,8 @@ def test_unusable_files_are_left_out_by_name(tmp_path, caplog):
 )
 def test_names_tell_type_and_recording(names, noise_type, recording):
     for name in names:
-        assert noise_corpus._noise_type(name) == noise_type
-        assert noise_corpus._recording(name) == (recording or name)
+        assert guess_noise_type(name) == noise_type
+        assert guess_recording(name) == (recording or name)
 
 
 def test_one_recording_stays_in_one_split(tmp_path):

@@ -7,6 +7,7 @@ import torch
 
 from merit_modules import recipe
 from merit_modules.cascade import CascadeSystem
+from merit_modules.data import offline
 from merit_modules.errors import InputError
 from merit_modules.hparams import compose, keys_of, load_hparams
 from merit_modules.layer_mix import WeightedLayerSum
@@ -235,3 +236,24 @@ def test_a_start_that_does_not_fit_is_listed(miniemo, tmp_path):
             init_from=str(tmp_path / "donor"),
             expert_output=12,
         )
+
+
+def test_training_reads_mixtures_from_disk(miniemo, tmp_path):
+    """The statistics, taken over all mixtures, are those of mixing anew."""
+    fresh, hparams, _ = make_short("sparse_merit", miniemo, tmp_path / "1")
+    options = ["--data_folder", miniemo, "--output_folder", tmp_path / "1"]
+    options += ["--split", "train", "--out", tmp_path / "mixtures"]
+    path = ROOT / "hparams" / "sparse_merit.yaml"
+    command = [path, *options, "--n_sentences", 1]
+    assert offline.main([str(part) for part in command]) == 0
+    brain = run_short(
+        "sparse_merit",
+        miniemo,
+        tmp_path / "2",
+        train_mixtures=str(tmp_path / "mixtures" / "train"),
+    )
+    for name in ("mean", "std", "clean_mean"):
+        left, right = (
+            getattr(b.system.normalizer, name) for b in (fresh, brain)
+        )
+        torch.testing.assert_close(left, right)

@@ -18,6 +18,7 @@ from speechbrain.utils.logger import get_logger
 
 from merit_modules.data.audio import read_audio
 from merit_modules.data.manifest import write_atomically
+from merit_modules.data.noise_choice import NoiseChoice, uniform_below
 from merit_modules.errors import InputError
 from merit_modules.seeding import keyed_seed
 
@@ -177,7 +178,9 @@ class NoiseMixer:
     ---------
     noise : dict or None
         Noise manifest, ``{id: entry}`` with ``wav`` paths; files are drawn
-        uniformly. None only where ``snr_db`` is None.
+        uniformly, or by the weights of their corpora, see
+        :class:`merit_modules.data.noise_choice.NoiseChoice`. None only where
+        ``snr_db`` is None.
     snr_db : None, float or pair of float
         None leaves the speech clean, a number is a fixed SNR in dB, a pair
         is the range of a uniform draw.
@@ -191,7 +194,8 @@ class NoiseMixer:
     Raises
     ------
     InputError
-        If ``snr_db`` is none of the above, or noise is needed and absent.
+        If ``snr_db`` is none of the above, noise is needed and absent, or
+        its weights cannot be used.
 
     Example
     -------
@@ -222,8 +226,7 @@ class NoiseMixer:
                 f"got {noise!r}"
             )
         self.noise = dict(noise or {})
-        # Sorted: the draw must not depend on the manifest's order.
-        self._noise_ids = sorted(self.noise)
+        self._choice = NoiseChoice(self.noise)
         self.seed = int(seed)
         self.sample_rate_hz = sample_rate_hz
         # Shared memory: workers that live on hear of the next epoch.
@@ -303,10 +306,10 @@ class NoiseMixer:
         """Return noise id, offset and samples (N,) that are not silent."""
         tried = set()
         for _ in range(MAX_DRAWS):
-            noise_id = self._noise_ids[_below(generator, len(self._noise_ids))]
+            noise_id = self._choice.draw(generator)
             path = self.noise[noise_id]["wav"]
             wav = self._cache.get(path, self.sample_rate_hz)
-            offset = _below(generator, len(wav))
+            offset = uniform_below(generator, len(wav))
             aligned = align_noise(wav, n_samples, offset)
             if mean_power(aligned) >= SILENCE_POWER:
                 return noise_id, offset, aligned
@@ -386,11 +389,6 @@ def _generator(seed, epoch, utt_id):
     """Return a generator whose stream is fixed by its three keys alone."""
     # Of Python's generator, only random() is promised never to change.
     return random.Random(keyed_seed(seed, epoch, utt_id))
-
-
-def _below(generator, n):
-    """Return a uniform integer in [0, n)."""
-    return min(int(generator.random() * n), n - 1)
 
 
 def _below_full_scale(noisy, clean):

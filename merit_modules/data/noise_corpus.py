@@ -1,12 +1,13 @@
 """Split any folder of noise recordings into training, validation and unseen.
 
-No recording is in two splits. Two files are one recording where a corpus's
-names say so: the channels of a DEMAND environment, the takes of an ESC-50
-clip, the pieces of a Freesound clip in the DNS Challenge.
+No recording is in two splits, as far as the files' names tell (see
+:mod:`merit_modules.data.noise_forms`). Several corpora at once:
+:mod:`merit_modules.data.noise_corpora`.
 """
 
+import json
+import os
 import random
-import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from tqdm import tqdm
 from merit_modules.data.audio import probe_audio, read_audio
 from merit_modules.data.manifest import DATA_ROOT, find_audio, write_manifest
 from merit_modules.data.mixing import SILENCE_POWER, mean_power
+from merit_modules.data.noise_forms import guess_noise_type, guess_recording
+from merit_modules.data.probing import open_cache, read_cache
 from merit_modules.errors import InputError
 
 logger = get_logger(__name__)
@@ -24,13 +27,14 @@ NOISE_SPLITS = ("train", "valid", "test_unseen")
 MIN_DURATION_S = 0.1
 MIN_RECORDINGS = len(NOISE_SPLITS)
 
-_DEMAND = re.compile(r"ch\d\d")
-_ESC50 = re.compile(r"(\d-\d+)-[A-Z]-(\d+)")
-_FREESOUND_PIECE = re.compile(r"(.*_Freesound_.*\d)_\d+")
-
 
 def prepare_noise_folder(
-    noise_folder, manifest_folder, seed, train_share=0.8, valid_share=0.1
+    noise_folder,
+    manifest_folder,
+    seed,
+    train_share=0.8,
+    valid_share=0.1,
+    cache_path=None,
 ):
     """Write one manifest per split of a folder of noise.
 
@@ -51,6 +55,8 @@ def prepare_noise_folder(
         Share of the recordings for training.
     valid_share : float
         Share of the recordings for validation; the rest stays unseen.
+    cache_path : str or Path, optional
+        See :func:`usable_durations`.
 
     Returns
     -------
@@ -76,21 +82,15 @@ def prepare_noise_folder(
     >>> sorted({e["noise_type"] for e in splits["train"].values()})
     ['dog', 'rain']
     """
-    if not (train_share > 0 < valid_share and train_share + valid_share < 1):
-        raise InputError(
-            "train_share, valid_share: expected shares above 0 that leave "
-            f"something to test, got {train_share!r}, {valid_share!r}"
-        )
+    check_shares(train_share, valid_share)
     noise_folder = Path(noise_folder)
-    entries = _usable_entries(noise_folder)
-    recordings = _group_by_recording(entries)
-    if len(recordings) < MIN_RECORDINGS:
-        raise InputError(
-            f"{noise_folder}: expected at least {MIN_RECORDINGS} usable noise "
-            f"recordings, one per split; got {len(recordings)} (from "
-            f"{len(entries)} usable files)"
-        )
-    splits = _split(recordings, seed, train_share, valid_share)
+    entries = _usable_entries(noise_folder, cache_path)
+    recordings = {}
+    for item in sorted(entries):
+        recordings.setdefault(guess_recording(item), []).append(item)
+    splits = split_recordings(
+        recordings, seed, train_share, valid_share, noise_folder
+    )
     for name, ids in splits.items():
         splits[name] = {item: entries[item] for item in ids}
         path = Path(manifest_folder) / f"noise_{name}.json"
@@ -99,29 +99,94 @@ def prepare_noise_folder(
     return splits
 
 
-def _usable_entries(noise_folder):
+def _usable_entries(noise_folder, cache_path):
     """Return manifest entries of all files that can serve as noise."""
-    files = find_audio(noise_folder, "noise recordings")
-    names = [file.relative_to(noise_folder).as_posix() for file in files]
-    # Decoding releases the interpreter lock; map keeps the order.
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        durations = list(
-            tqdm(
-                pool.map(_usable_duration, files),
-                total=len(files),
-                desc="reading noise",
-                dynamic_ncols=True,
-            )
-        )
+    files = {
+        file.relative_to(noise_folder).as_posix(): file
+        for file in find_audio(noise_folder, "noise recordings")
+    }
     return {
         name: {
             "wav": f"{DATA_ROOT}/{name}",
             "duration": duration_s,
-            "noise_type": _noise_type(name),
+            "noise_type": guess_noise_type(name),
         }
-        for name, duration_s in zip(names, durations, strict=True)
-        if duration_s is not None
+        for name, duration_s in usable_durations(files, cache_path).items()
     }
+
+
+def usable_durations(files, cache_path=None, n_workers=4):
+    """Read noise files whole: which can serve, and how long are they?
+
+    Silent, broken and very short ones are left out, each with a warning.
+
+    Arguments
+    ---------
+    files : dict
+        ``{id: path}``.
+    cache_path : str or Path, optional
+        A text file that grows by a line for every usable file, so that a
+        stopped run goes on and a second one reads nothing twice. A line
+        counts as long as path, size and time of change are the same. Not to
+        be shared with ``probe_many``, which reads headers only.
+    n_workers : int
+        Threads that decode.
+
+    Returns
+    -------
+    durations_s : dict
+        ``{id: seconds}`` of the usable files, in the order of ``files``.
+
+    Example
+    -------
+    >>> import numpy, soundfile
+    >>> folder = getfixture("tmp_path")
+    >>> soundfile.write(folder / "a.wav", numpy.full(4000, 0.1), 8000)
+    >>> soundfile.write(folder / "b.wav", numpy.zeros(4000), 8000)
+    >>> files = {"a": folder / "a.wav", "b": folder / "b.wav"}
+    >>> usable_durations(files)
+    {'a': 0.5}
+    """
+    known = {} if cache_path is None else read_cache(cache_path)
+    durations_s = {}
+    # Decoding releases the interpreter lock; map keeps the order.
+    with (
+        open_cache(cache_path) as cache,
+        ThreadPoolExecutor(n_workers) as pool,
+    ):
+        found = pool.map(
+            lambda file: _duration_once(file, known), files.values()
+        )
+        for item, (duration_s, line) in tqdm(
+            zip(files, found, strict=True),
+            total=len(files),
+            desc="reading noise",
+            dynamic_ncols=True,
+        ):
+            if duration_s is not None:
+                durations_s[item] = duration_s
+            if line and cache:
+                cache.write(line)
+                cache.flush()
+    return durations_s
+
+
+def _duration_once(path, known):
+    """Return what is known of a file, or read it: length and cache line."""
+    path = os.path.abspath(path)
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        logger.warning(f"noise left out: {path}: {error.strerror}")
+        return None, None
+    key = [status.st_size, status.st_mtime_ns]
+    *known_key, duration_s = known.get(path, (None,))
+    if known_key == key:
+        return duration_s, None
+    duration_s = _usable_duration(path)
+    if duration_s is None:
+        return None, None  # not remembered: the warning is due every time
+    return duration_s, json.dumps([path, *key, duration_s]) + "\n"
 
 
 def _usable_duration(path):
@@ -146,46 +211,75 @@ def _usable_duration(path):
     return round(duration_s, 4)
 
 
-def _noise_type(name):
-    """Return what kind of noise a relative path speaks of."""
-    path = Path(name)
-    esc50 = _ESC50.fullmatch(path.stem)
-    if esc50:
-        return f"esc50_{esc50[2]}"
-    if path.parent.name:
-        return path.parent.name
-    return re.match(r"[^\W\d_]*", path.stem)[0] or "noise"
+def check_shares(train_share, valid_share):
+    """Raise unless both are shares that leave something to the test.
+
+    Arguments
+    ---------
+    train_share : float
+        Share for training.
+    valid_share : float
+        Share for validation.
+
+    Raises
+    ------
+    InputError
+        If they are not.
+
+    Example
+    -------
+    >>> check_shares(0.8, 0.1)
+    """
+    if not (train_share > 0 < valid_share and train_share + valid_share < 1):
+        raise InputError(
+            "train_share, valid_share: expected shares above 0 that leave "
+            f"something to test, got {train_share!r}, {valid_share!r}"
+        )
 
 
-def _recording(name):
-    """Return a name shared by all files that were cut from one recording."""
-    path = Path(name)
-    if _DEMAND.fullmatch(path.stem):
-        return path.parent.as_posix()
-    pieces = _ESC50.fullmatch(path.stem) or _FREESOUND_PIECE.fullmatch(
-        path.stem
-    )
-    if pieces:
-        # ESC-50's first field is its fold, and clips keep to one fold.
-        return (path.parent / pieces[1]).as_posix()
-    return name
+def split_recordings(recordings, seed, train_share, valid_share, what):
+    """Shuffle recordings into the splits, at least one into each.
 
+    Arguments
+    ---------
+    recordings : dict
+        ``{recording: [id of its files]}``; its order does not matter.
+    seed : int
+        Seed of the shuffle.
+    train_share : float
+        Share of the recordings for training.
+    valid_share : float
+        Share for validation; the rest stays unseen.
+    what : str or Path
+        Where they come from, for the error's message.
 
-def _group_by_recording(entries):
-    """Return ``{recording: [id]}``, sorted."""
-    recordings = {}
-    for item in sorted(entries):
-        recordings.setdefault(_recording(item), []).append(item)
-    return dict(sorted(recordings.items()))
+    Returns
+    -------
+    splits : dict
+        ``{split: sorted ids}``.
 
+    Raises
+    ------
+    InputError
+        If there are fewer recordings than splits.
 
-def _split(recordings, seed, train_share, valid_share):
-    """Return ``{split: sorted ids}``, at least one recording in each."""
+    Example
+    -------
+    >>> recordings = {"a": ["a1", "a2"], "b": ["b1"], "c": ["c1"]}
+    >>> split_recordings(recordings, 1, 0.8, 0.1, "noise")
+    {'train': ['a1', 'a2'], 'valid': ['c1'], 'test_unseen': ['b1']}
+    """
+    n = len(recordings)
+    if n < MIN_RECORDINGS:
+        raise InputError(
+            f"{what}: expected at least {MIN_RECORDINGS} usable noise "
+            f"recordings, one per split; got {n} (from "
+            f"{sum(map(len, recordings.values()))} usable files)"
+        )
     # Of Python's generator, only random() is promised never to change.
     generator = random.Random(int(seed))
-    keys = {name: generator.random() for name in recordings}
-    names = sorted(recordings, key=keys.get)
-    n = len(names)
+    keys = {name: generator.random() for name in sorted(recordings)}
+    names = sorted(keys, key=keys.get)
     n_train = min(max(round(n * train_share), 1), n - 2)
     n_valid = min(max(round(n * valid_share), 1), n - n_train - 1)
     parts = (

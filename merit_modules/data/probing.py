@@ -57,7 +57,7 @@ def probe_many(files, cache_path=None, n_workers=8, desc="reading headers"):
     """
     if n_workers < 1:
         raise InputError(f"n_workers: expected 1 or more, got {n_workers!r}")
-    known = {} if cache_path is None else _read_cache(cache_path)
+    known = {} if cache_path is None else read_cache(cache_path)
     ids = list(files)
     chunks = [
         ids[start : start + _FILES_PER_TASK]
@@ -69,7 +69,7 @@ def probe_many(files, cache_path=None, n_workers=8, desc="reading headers"):
         return [_probe(files[item], known) for item in chunk]
 
     with (
-        _open_cache(cache_path) as cache,
+        open_cache(cache_path) as cache,
         ThreadPoolExecutor(n_workers) as pool,
         # Closed early, it calls off what has not begun.
         closing(pool.map(probe_chunk, chunks)) as results,
@@ -112,8 +112,29 @@ def _probe(path, known):
     return duration_s, None, json.dumps([*key, duration_s]) + "\n"
 
 
-def _read_cache(path):
-    """Return ``{path: (size, mtime_ns, duration_s)}``; the last line counts."""
+def read_cache(path):
+    """Read what is known of files; of two lines about one, the last counts.
+
+    Arguments
+    ---------
+    path : str or Path
+        The cache.
+
+    Returns
+    -------
+    dict
+        Path (str) to size, modification time in ns and duration in s.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+
+    Example
+    -------
+    >>> read_cache("nowhere")
+    {}
+    """
     known = {}
     try:
         stream = open(path, encoding="utf-8", errors="replace")
@@ -133,8 +154,30 @@ def _read_cache(path):
 
 
 @contextmanager
-def _open_cache(path):
-    """Open the cache to append whole lines; None if there is none."""
+def open_cache(path):
+    """Open the cache to append whole lines; None if there is none.
+
+    Arguments
+    ---------
+    path : str, Path or None
+        The cache.
+
+    Yields
+    ------
+    file or None
+        To write lines to.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written.
+
+    Example
+    -------
+    >>> with open_cache(None) as stream:
+    ...     stream is None
+    True
+    """
     if path is None:
         yield None
         return

@@ -16,7 +16,11 @@ from speechbrain.utils.logger import get_logger
 
 from merit_modules.data.audio import raise_if_broken
 from merit_modules.data.manifest import DATA_ROOT, find_audio
-from merit_modules.data.noise_corpus import NOISE_SPLITS, prepare_noise_folder
+from merit_modules.data.noise_corpora import (
+    noise_manifests,
+    noise_stamp,
+    prepare_noise,
+)
 from merit_modules.data.preparation import (
     STAMP,
     check_disjoint,
@@ -46,7 +50,6 @@ MEN = ("03", "10", "11", "12", "15")
 WOMEN = ("08", "09", "13", "14", "16")
 N_FOLDS = 5
 SPLITS = ("train", "valid", "test")
-MANIFESTS = (*SPLITS, *(f"noise_{split}" for split in NOISE_SPLITS))
 # Utterances in the whole corpus.
 KNOWN_COUNTS = {
     "angry": 127,
@@ -80,9 +83,10 @@ def prepare_emodb(
     data_folder : str or Path
         The folder that holds ``wav/``, or the wav folder itself. It is what
         ``{data_root}`` stands for in the speech manifests.
-    noise_folder : str or Path
-        Any folder of noise; what ``{data_root}`` stands for in the noise
-        manifests.
+    noise_folder : str, Path or dict
+        Any folder of noise (what ``{data_root}`` stands for in the noise
+        manifests), or several corpora; see
+        :mod:`merit_modules.data.noise_corpora`.
     manifest_folder : str or Path
         Where ``train.json``, ``valid.json``, ``test.json`` and the three
         noise manifests go.
@@ -120,22 +124,21 @@ def prepare_emodb(
         )
     data_folder, manifest_folder = Path(data_folder), Path(manifest_folder)
     files = _find_speech(data_folder)
-    noise_files = find_audio(noise_folder, "noise recordings")
     stamp = {
         "data_folder": str(data_folder.resolve()),
         "n_files": len(files),
-        "noise_folder": str(Path(noise_folder).resolve()),
-        "n_noise_files": len(noise_files),
+        **noise_stamp(noise_folder),
         "fold": fold,
         "seed": seed,
         "classes": list(classes),
     }
-    if is_prepared(manifest_folder, MANIFESTS, stamp):
+    names = [*SPLITS, *noise_manifests(noise_folder)]
+    if is_prepared(manifest_folder, names, stamp):
         logger.info(f"{manifest_folder / STAMP}: the manifests are up to date")
         return
     remove_stamp(manifest_folder)
     splits = _speech_splits(data_folder, files, split_of, classes)
-    prepare_noise_folder(noise_folder, manifest_folder, seed)
+    prepare_noise(noise_folder, manifest_folder, seed)
     write_manifests(manifest_folder, splits, stamp)
     _report(splits, classes)
 

@@ -24,8 +24,12 @@ from iemocap_protocols import SPLITS, check_fold, split_entries
 from speechbrain.utils.logger import get_logger
 
 from merit_modules.data.audio import raise_if_broken
-from merit_modules.data.manifest import DATA_ROOT, find_audio
-from merit_modules.data.noise_corpus import NOISE_SPLITS, prepare_noise_folder
+from merit_modules.data.manifest import DATA_ROOT
+from merit_modules.data.noise_corpora import (
+    noise_manifests,
+    noise_stamp,
+    prepare_noise,
+)
 from merit_modules.data.preparation import (
     count_table,
     is_prepared,
@@ -64,9 +68,10 @@ def prepare_iemocap(
     data_folder : str or Path
         ``IEMOCAP_full_release``, or the folder that holds it. It is what
         ``{data_root}`` stands for in the speech manifests.
-    noise_folder : str or Path
-        Any folder of noise; what ``{data_root}`` stands for in the noise
-        manifests.
+    noise_folder : str, Path or dict
+        Any folder of noise (what ``{data_root}`` stands for in the noise
+        manifests), or several corpora; see
+        :mod:`merit_modules.data.noise_corpora`.
     manifest_folder : str or Path
         Where ``train.json``, ``valid.json``, ``test.json`` and the three
         noise manifests go.
@@ -116,15 +121,14 @@ def prepare_iemocap(
         "data_folder": str(data_folder.resolve()),
         "labels": _digest(turns),
         "recordings": _digest(recordings),
-        "noise_folder": str(Path(noise_folder).resolve()),
-        "n_noise_files": len(find_audio(noise_folder, "noise recordings")),
+        **noise_stamp(noise_folder),
         "protocol": protocol,
         "fold": fold,
         "label_set": label_set,
         "seed": seed,
         "skip_broken_audio": skip_broken_audio,
     }
-    names = [*SPLITS, *(f"noise_{split}" for split in NOISE_SPLITS)]
+    names = [*SPLITS, *noise_manifests(noise_folder)]
     if is_prepared(manifest_folder, names, stamp):
         logger.info(f"{manifest_folder}: manifests are up to date")
         return
@@ -147,7 +151,7 @@ def prepare_iemocap(
         if turn.name in durations_s
     }
     splits = split_entries(entries, protocol, fold, seed)
-    prepare_noise_folder(noise_folder, manifest_folder, seed)
+    prepare_noise(noise_folder, manifest_folder, seed)
     write_manifests(manifest_folder, splits, stamp)
     _report(splits, protocol, fold, label_set)
 

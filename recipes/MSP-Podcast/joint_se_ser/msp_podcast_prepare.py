@@ -18,8 +18,12 @@ from msp_podcast_release import find_release, log_counts
 from speechbrain.utils.logger import get_logger
 
 from merit_modules.data.audio import raise_if_broken
-from merit_modules.data.manifest import DATA_ROOT, find_audio
-from merit_modules.data.noise_corpus import NOISE_SPLITS, prepare_noise_folder
+from merit_modules.data.manifest import DATA_ROOT
+from merit_modules.data.noise_corpora import (
+    noise_manifests,
+    noise_stamp,
+    prepare_noise,
+)
 from merit_modules.data.preparation import (
     check_disjoint,
     is_prepared,
@@ -67,9 +71,10 @@ def prepare_msp_podcast(
     data_folder : str or Path
         The release, with ``Audios`` (or ``Audio``) and ``Labels`` (or
         ``labels``) in it; what ``{data_root}`` stands for.
-    noise_folder : str or Path
-        Any folder of noise; what ``{data_root}`` stands for in the noise
-        manifests.
+    noise_folder : str, Path or dict
+        Any folder of noise (what ``{data_root}`` stands for in the noise
+        manifests), or several corpora; see
+        :mod:`merit_modules.data.noise_corpora`.
     manifest_folder : str or Path
         Where the manifests go.
     label_set : str
@@ -120,8 +125,7 @@ def prepare_msp_podcast(
         "label_sha256": release.label_sha256,
         "audio_folder": str(release.audio_folder.resolve()),
         "n_recordings": len(release.recordings),
-        "noise_folder": str(Path(noise_folder).resolve()),
-        "n_noise_files": len(find_audio(noise_folder, "noise recordings")),
+        **noise_stamp(noise_folder),
         "label_set": label_set,
         "labels": labels,
         "seed": seed,
@@ -129,7 +133,7 @@ def prepare_msp_podcast(
         "skip_broken": skip_broken,
     }
     names = ["train", "valid", *test_sets]
-    names += [f"noise_{split}" for split in NOISE_SPLITS]
+    names += noise_manifests(noise_folder)
     if is_prepared(manifest_folder, names, stamp):
         logger.info(f"{manifest_folder}: manifests are up to date")
         return
@@ -140,7 +144,7 @@ def prepare_msp_podcast(
     cache_path = manifest_folder / HEADER_CACHE
     splits = _with_durations(splits, release, cache_path, skip_broken)
     _check_splits(splits, release, test_sets)
-    prepare_noise_folder(
+    prepare_noise(
         noise_folder,
         manifest_folder,
         seed,

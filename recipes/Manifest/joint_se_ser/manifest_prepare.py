@@ -14,8 +14,12 @@ from manifest_splits import SHARES, UNKNOWN, check_classes, make_splits
 from speechbrain.utils.logger import get_logger
 
 from merit_modules.data.audio import raise_if_broken
-from merit_modules.data.manifest import DATA_ROOT, find_audio
-from merit_modules.data.noise_corpus import NOISE_SPLITS, prepare_noise_folder
+from merit_modules.data.manifest import DATA_ROOT
+from merit_modules.data.noise_corpora import (
+    noise_manifests,
+    noise_stamp,
+    prepare_noise,
+)
 from merit_modules.data.preparation import (
     STAMP,
     count_table,
@@ -110,10 +114,12 @@ def prepare_manifest(
     ---------
     manifest_csv : str or Path
         The CSV file, see :mod:`manifest_rows`.
-    noise_folder : str or Path
-        Any folder of noise; what ``{data_root}`` stands for in the noise
-        manifests. In the speech manifests it is the CSV file's folder;
-        audio elsewhere has its absolute path.
+    noise_folder : str, Path or dict
+        Any folder of noise (what ``{data_root}`` stands for in the noise
+        manifests), or several corpora; see
+        :mod:`merit_modules.data.noise_corpora`. In the speech manifests
+        ``{data_root}`` is the CSV file's folder; audio elsewhere has its
+        absolute path.
     manifest_folder : str or Path
         Where ``train.json``, ``valid.json``, ``test.json`` and the three
         noise manifests go.
@@ -149,13 +155,12 @@ def prepare_manifest(
     stamp = {
         "manifest_csv": str(manifest_csv.resolve()),
         "sha256": hashlib.sha256(manifest_csv.read_bytes()).hexdigest(),
-        "noise_folder": str(Path(noise_folder).resolve()),
-        "n_noise_files": len(find_audio(noise_folder, "noise recordings")),
+        **noise_stamp(noise_folder),
         "emotions": list(emotions),
         "seed": seed,
         "skip_broken_audio": skip_broken_audio,
     }
-    names = [*SHARES, *(f"noise_{split}" for split in NOISE_SPLITS)]
+    names = [*SHARES, *noise_manifests(noise_folder)]
     if is_prepared(manifest_folder, names, stamp):
         logger.info(f"{manifest_folder}: manifests are up to date")
         return
@@ -175,7 +180,7 @@ def prepare_manifest(
     check_classes(manifest_csv, rows, splits, emotions)
     # An old stamp must not vouch for what a stopped run leaves behind.
     remove_stamp(manifest_folder)
-    prepare_noise_folder(noise_folder, manifest_folder, seed)
+    prepare_noise(noise_folder, manifest_folder, seed)
     write_manifests(manifest_folder, splits, stamp)
     _report(manifest_csv, splits, emotions)
 
