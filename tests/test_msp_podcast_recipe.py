@@ -88,10 +88,12 @@ def run(arguments, data, *extra):
 def test_the_readme_has_its_commands():
     names = [command[0] for command in COMMANDS]
     small = "hparams/sparse_merit_small.yaml"
-    assert names == ["hparams/sparse_merit.yaml", small, small]
+    assert names == ["hparams/sparse_merit.yaml", small, small, small]
 
 
-@pytest.mark.parametrize("command", COMMANDS[1:], ids=["consensus", "soft"])
+@pytest.mark.parametrize(
+    "command", COMMANDS[1:], ids=["consensus", "soft", "attributes"]
+)
 def test_the_documented_commands_run(tree, command):
     done = run(command, tree)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -102,6 +104,8 @@ def test_the_documented_commands_run(tree, command):
     ]
     # Fear is left out: five of six.
     assert {c["ser"]["n"] for c in results["conditions"]} == {5}
+    score = "ccc_mean" if "attributes" in command else "f1_macro"
+    assert all(score in c["ser"] for c in results["conditions"])
 
 
 def test_the_paper_setting_starts_with_an_encoder_of_ones_own(tree, tmp_path):
