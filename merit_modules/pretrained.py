@@ -308,6 +308,42 @@ def load_folder(folder, **changes):
     return hparams
 
 
+def encoder_of(folder, padding_rule="exact"):
+    """Take the SSL encoder out of a folder, with its weights.
+
+    Arguments
+    ---------
+    folder : str or Path
+        What :func:`save_folder` wrote. It may lack other parts.
+    padding_rule : str
+        See :mod:`merit_modules.padding`.
+
+    Returns
+    -------
+    SSLEncoder
+        In training mode, ready to be part of another system.
+
+    Raises
+    ------
+    InputError
+        If there is no folder, or no SSL encoder in it.
+
+    Example
+    -------
+    >>> from merit_modules.tiny import tiny_system
+    >>> folder = getfixture("tmp_path") / "tiny"
+    >>> save_folder(tiny_system(), folder, ["angry", "sad", "happy", "calm"])
+    >>> encoder_of(folder).n_layer_reps
+    3
+    """
+    if folder is None:
+        raise InputError("init_from: expected a folder to take the SSL from")
+    system = load_folder(folder, padding_rule=padding_rule)["system"]
+    if system.ssl_encoder is None:
+        raise InputError(f"{folder}: has no weights of ssl_encoder")
+    return system.ssl_encoder.train()
+
+
 def _file(folder, name):
     path = Path(folder) / name
     if not path.is_file():

@@ -11,7 +11,7 @@ from merit_modules.data import offline
 from merit_modules.errors import InputError
 from merit_modules.hparams import compose, keys_of, load_hparams
 from merit_modules.layer_mix import WeightedLayerSum
-from merit_modules.pretrained import save_folder
+from merit_modules.pretrained import load_parts, save_folder
 from merit_modules.released.parts import build_mixture, rename_part
 from merit_modules.task_sums import TaskLayerSums
 from merit_modules.tiny import tiny_system
@@ -257,3 +257,22 @@ def test_training_reads_mixtures_from_disk(miniemo, tmp_path):
             getattr(b.system.normalizer, name) for b in (fresh, brain)
         )
         torch.testing.assert_close(left, right)
+
+
+def test_an_experiment_takes_its_encoder_from_the_folder(miniemo, tmp_path):
+    donor = tiny_system()
+    save_folder(donor, tmp_path / "donor", ["angry", "sad", "happy", "calm"])
+    path = tmp_path / "mine.yaml"
+    files = ("base", "corpora/miniemo", "ssl/release", "systems/sparse_merit")
+    names = ", ".join(f"{ROOT}/hparams/{name}.yaml" for name in files)
+    path.write_text(f"include: [{names}]\n")
+    options = {"expert_hidden": 32, "expert_output": 12, "ser_hidden": 16}
+    options |= {"se_hidden": 16, "output_folder": str(tmp_path)}
+    options["init_from"] = str(tmp_path / "donor")
+    system = load_hparams(path, options)[0]["system"]
+    assert load_parts(system, options["init_from"])  # all of it fits
+    for key, value in donor.state_dict().items():
+        if not key.startswith("normalizer"):
+            assert torch.equal(system.state_dict()[key], value), key
+    with pytest.raises(InputError, match="init_from: expected a folder"):
+        load_hparams(path, {**options, "init_from": None})
