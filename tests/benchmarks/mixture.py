@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from merit_modules.cost import pair_share
 from merit_modules.experts import ExpertPool
 from merit_modules.layer_mix import LayerNormConcat
 from merit_modules.mixture import ExpertMixture
@@ -118,18 +119,6 @@ def balance(mixture, layer_reps, n_frames):
             router.linear.bias -= routing[task].logits.mean(dim=0)
 
 
-def computed_share(mixture, layer_reps, n_frames):
-    """Return the share of (frame, expert) pairs that some task chose."""
-    with torch.no_grad():
-        routing = mixture(layer_reps, n_frames).routing
-    n_experts = len(mixture.experts)
-    chosen = sum(
-        torch.nn.functional.one_hot(d.expert_index, n_experts).sum(dim=1)
-        for d in routing.values()
-    )
-    return (chosen > 0).double().mean().item()
-
-
 def measure(options):
     """Measure both forms, forward and forward + backward."""
     torch.manual_seed(0)
@@ -180,7 +169,8 @@ def measure(options):
                 "memory_ratio": peaks[0] / peaks[1],
             }
         )
-    share = computed_share(*args)
+    with torch.no_grad():
+        share = pair_share(mixture(layer_reps, n_frames).routing)
     return {
         "sizes": vars(options),
         "torch": torch.__version__,
