@@ -39,6 +39,8 @@ setup(
     extras_require={
         # Compiled from source where no wheel exists: needs a C compiler.
         "pesq": ["pesq>=0.0.4"],
+        # Runs the model of DNSMOS.
+        "dnsmos": ["onnxruntime>=1.17"],
         # Speaks the embedded corpus MiniEmo.
         "miniemo": ["espeakng-loader>=0.2"],
         "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.6"],

@@ -260,6 +260,7 @@ class JointBrain(sb.Brain):
                 records,
                 (clean, noisy, enhanced),
                 batch.recipe,
+                predictions.mixture,
             )
         elif enhanced is not None:
             self._track_gains(clean, noisy, enhanced)

@@ -5,6 +5,8 @@ of a system but a fraction of a percent. Not counted are norms, activations,
 softmax, weighted sums element by element, and Fourier transforms.
 """
 
+import statistics
+import time
 from contextlib import contextmanager
 from math import prod
 
@@ -13,6 +15,7 @@ from torch.backends import mha
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from merit_modules.mixture import ExpertMixture
+from merit_modules.peak_memory import PeakMemory
 
 aten = torch.ops.aten
 
@@ -170,3 +173,67 @@ def pair_share(routing):
         ]
     )
     return chosen.amax(dim=0).double().mean().item()
+
+
+@torch.no_grad()
+def measure(system, wavs, wav_lens, duration_s, repeats=3):
+    """Measure what inference of all of a system's tasks costs.
+
+    Arguments
+    ---------
+    system : torch.nn.Module
+        A system, in evaluation mode.
+    wavs : torch.Tensor
+        Waveforms (B, N) on the system's device.
+    wav_lens : torch.Tensor
+        Relative lengths (B,).
+    duration_s : float
+        Audio in the batch without its padding, in seconds.
+    repeats : int
+        Timed runs; the median counts.
+
+    Returns
+    -------
+    dict
+        ``parameters``, ``active_parameters`` (what one frame can touch),
+        ``macs_per_s`` (multiply-accumulates per second of audio), ``rtf``
+        (seconds of computing per second of audio), ``peak_memory_bytes``
+        (above weights and input; absent where the machine does not tell),
+        ``device``, ``threads``.
+
+    Example
+    -------
+    >>> from merit_modules.tiny import tiny_system
+    >>> wavs, lens = torch.randn(1, 8000), torch.ones(1)
+    >>> found = measure(tiny_system().eval(), wavs, lens, duration_s=0.5)
+    >>> found["parameters"] > found["active_parameters"], found["device"]
+    (True, 'cpu')
+    """
+
+    def infer():
+        output = system(wavs, wav_lens)
+        if output.enhancement is not None:
+            system.enhanced_wavs(output, wavs.shape[1])
+        if wavs.is_cuda:
+            torch.cuda.synchronize()
+
+    n_macs = count_macs(infer)  # and loads what is lazy
+    with PeakMemory(wavs.device.type) as memory:
+        infer()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        infer()
+        seconds.append(time.perf_counter() - start)
+    sizes = count_parameters(system)
+    found = {
+        "parameters": sizes["total"],
+        "active_parameters": sizes["active"],
+        "macs_per_s": n_macs / duration_s,
+        "rtf": statistics.median(seconds) / duration_s,
+        "device": wavs.device.type,
+        "threads": torch.get_num_threads(),
+    }
+    if memory.bytes is not None:
+        found["peak_memory_bytes"] = memory.bytes
+    return found

@@ -1,7 +1,7 @@
 """Test conditions: run them, score them, write what was found."""
 
-import csv
-import io
+import contextlib
+import hashlib
 import json
 import platform
 import time
@@ -13,17 +13,25 @@ import speechbrain
 import torch
 import torchaudio
 import transformers
+from speechbrain.utils.data_utils import batch_pad_right
 from speechbrain.utils.logger import get_logger
 
 from merit_modules import __version__
+from merit_modules.cost import measure
 from merit_modules.data.manifest import write_atomically
 from merit_modules.data.mixing import write_recipes
+from merit_modules.errors import InputError
+from merit_modules.expert_removal import without_expert
 from merit_modules.metrics.scoring import summarise
 from merit_modules.metrics.table import results_table
+from merit_modules.routing_log import RoutingLog
+from merit_modules.score_table import read_table, table_as_csv
 
 logger = get_logger(__name__)
 
 SIDES = ("noisy", "enhanced", "clean")
+RESULTS = "results.json"
+SCORES = "scores.csv"
 
 
 class TestCondition(NamedTuple):
@@ -66,26 +74,32 @@ class ConditionScores:
 
     Arguments
     ---------
+    condition : TestCondition
+        What is evaluated.
     scorer : EnhancementScorer
         Scores enhancement beside the model.
-    folder : str or Path
+    folder : str or Path, optional
         Where the first examples are written as WAV files.
     n_examples : int
         Number of utterances to write.
-    sample_rate_hz : int
-        Sample rate of the audio.
+    routing : bool
+        Keep which expert served which frame, if the system has routers.
     """
 
-    def __init__(self, scorer, folder, n_examples, sample_rate_hz):
+    def __init__(
+        self, condition, scorer, folder=None, n_examples=0, routing=False
+    ):
+        self.condition = condition
         self.scorer = scorer
-        self.folder = Path(folder)
+        self.folder = folder and Path(folder)
         self.n_examples = n_examples
-        self.sample_rate_hz = sample_rate_hz
+        self.routing = RoutingLog(scorer.sample_rate_hz) if routing else None
+        # The same utterances whatever the order of the batches.
+        self.examples = set(sorted(condition.dataset.data_ids)[:n_examples])
         self.rows = {}
-        self.scores = {}
         self.recipes = []
 
-    def add(self, utt_ids, records, wavs, recipes):
+    def add(self, utt_ids, records, wavs, recipes, mixture):
         """Add a batch.
 
         Arguments
@@ -100,15 +114,33 @@ class ConditionScores:
             in place of the last from a system that does not enhance.
         recipes : list of MixRecipe
             How the mixtures were made.
+        mixture : MixtureOutput
+            The routing decisions of the batch.
         """
         self.recipes += recipes
+        if self.routing is not None and mixture.routing:
+            self.routing.add(utt_ids, mixture, wavs[0])
         for i, (utt_id, record) in enumerate(zip(utt_ids, records)):
-            self.rows[utt_id] = record
+            self.rows[utt_id] = {**self._about(utt_id, recipes[i]), **record}
             clean, noisy, enhanced = (w and w[i] for w in wavs)
             if enhanced is not None:
                 self.scorer.submit(utt_id, clean, noisy, enhanced)
-            if len(self.rows) <= self.n_examples:
+            if utt_id in self.examples:
                 self._write(utt_id, (noisy, enhanced, clean))
+
+    def _about(self, utt_id, recipe):
+        entry = self.condition.dataset.data[utt_id]
+        noise = (self.condition.noise or {}).get(recipe.noise_id, {})
+        return {
+            "utt_id": utt_id,
+            "spk_id": entry.get("spk_id"),
+            "condition": self.condition.name,
+            "test_set": self.condition.test_set,
+            "noise_set": self.condition.noise_set,
+            "snr_db": self.condition.snr_db,
+            "noise": recipe.noise_id,
+            "noise_type": noise.get("noise_type"),
+        }
 
     def _write(self, utt_id, wavs):
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -119,7 +151,7 @@ class ConditionScores:
             soundfile.write(
                 self.folder / f"{utt_id}_{side}.wav",
                 wav.numpy(),
-                self.sample_rate_hz,
+                self.scorer.sample_rate_hz,
                 subtype="FLOAT",
             )
 
@@ -137,133 +169,318 @@ class ConditionScores:
             ``ser``, ``se`` and ``failures``, as in ``results.json``; without
             the first or the second for a task that the system lacks.
         """
-        self.scores, failures = self.scorer.collect()
+        scores, failures = self.scorer.collect()
         found = {"failures": failures}
-        recognised = [row for row in self.rows.values() if row]
-        if recognised:
-            found["ser"] = target.scores(recognised)
-        if self.scores:
-            found["se"] = summarise(self.scores, failures, self.scorer.metrics)
+        rows = [row for _, row in sorted(self.rows.items())]
+        if any(target.columns[0] in row for row in rows):
+            found["ser"] = target.scores(rows)
+        if scores:
+            found["se"] = summarise(scores, failures, self.scorer.metrics)
+        for utt_id, sides in scores.items():
+            for side, values in sides.items():
+                self.rows[utt_id] |= {
+                    f"{side}_{metric}": value
+                    for metric, value in values.items()
+                }
         return found
 
-    def as_csv(self, target):
-        """Write one line per utterance, after :meth:`finish`.
-
-        Arguments
-        ---------
-        target : EmotionTarget or AttributeTarget
-            Names the columns of what was recorded.
-
-        Returns
-        -------
-        str
-            CSV text; what could not be computed is left empty.
-        """
-        measured = [(s, m) for s in SIDES[:2] for m in self.scorer.metrics]
-        header = ["utt_id", *target.columns]
-        header += [f"{side}_{metric}" for side, metric in measured]
-        stream = io.StringIO()
-        writer = csv.DictWriter(stream, header, lineterminator="\n")
-        writer.writeheader()
-        for utt_id, record in sorted(self.rows.items()):
-            scores = self.scores.get(utt_id, {})
-            values = {
-                f"{side}_{metric}": scores[side][metric]
-                for side, metric in measured
-                if metric in scores.get(side, {})
-            }
-            writer.writerow({"utt_id": utt_id, **record, **values})
-        return stream.getvalue()
+    def table(self):
+        """List the rows, after :meth:`finish`, by utterance."""
+        return [row for _, row in sorted(self.rows.items())]
 
 
-def evaluate_conditions(
-    brain, conditions, scorer, output_folder, about, n_examples, loader_kwargs
-):
-    """Evaluate the best checkpoint of a run under every condition.
+class Evaluation:
+    """Evaluates a trained system, condition by condition, and can go on.
 
-    Writes ``results.json`` and ``results.md``; per condition a CSV of scores,
-    a CSV of the mixtures and a folder of examples. The results so far are
-    written after each condition.
+    What was evaluated before with the same weights, mixtures and metrics is
+    kept. Writes, after each condition, ``results.json``, ``results.md`` and
+    ``scores.csv``; per condition a CSV of the mixtures, the routing decisions
+    and a folder of examples.
 
     Arguments
     ---------
     brain : JointBrain
         The trained brain.
-    conditions : list of TestCondition
-        What to evaluate.
     scorer : EnhancementScorer
         Scores enhancement beside the model.
     output_folder : str or Path
         The run's folder.
     about : dict
         What the run was (corpus, system, seed); goes into the results.
-    n_examples : int
-        Utterances per condition to write as WAV files.
     loader_kwargs : callable
         Dataset to the arguments of its loader.
+    settings : dict
+        What else the scores hang on, as plain values.
+    """
+
+    def __init__(
+        self, brain, scorer, output_folder, about, loader_kwargs, settings
+    ):
+        self.brain = brain
+        self.scorer = scorer
+        self.folder = Path(output_folder)
+        self.loader_kwargs = loader_kwargs
+        validation = brain.load_best()
+        self.settings = {
+            **settings,
+            "validation": validation,
+            "weights": fingerprint(brain.system),
+            "metrics": list(scorer.metrics),
+        }
+        self.results = {
+            **about,
+            "validation": validation,
+            "n_parameters": sum(p.numel() for p in brain.system.parameters()),
+            "versions": versions(),
+            "conditions": [],
+        }
+        self.rows = {}
+
+    def run(self, conditions, chosen=None, n_examples=0):
+        """Evaluate what is not evaluated yet.
+
+        Arguments
+        ---------
+        conditions : list of TestCondition
+            All conditions of the run.
+        chosen : sequence of str, optional
+            Names of those to evaluate now; all by default.
+        n_examples : int
+            Utterances per condition to write as WAV files.
+
+        Returns
+        -------
+        dict
+            The content of ``results.json``.
+
+        Raises
+        ------
+        InputError
+            If a chosen condition is not among the conditions.
+        """
+        names = [condition.name for condition in conditions]
+        chosen = names if chosen is None else list(chosen)
+        for name in chosen:
+            if name not in names:
+                raise InputError(
+                    f"conditions: expected some of {', '.join(names)}, "
+                    f"got {name!r}"
+                )
+        keys = {c.name: self._key(c) for c in conditions}
+        finished = self._take_over(keys)
+        for condition in conditions:
+            if condition.name in chosen and condition.name not in finished:
+                finished[condition.name] = {
+                    **self._evaluate(condition, n_examples),
+                    "key": keys[condition.name],
+                }
+                # In the order of the grid, whatever was there before.
+                self.results["conditions"] = [
+                    finished[name] for name in names if name in finished
+                ]
+                self._write()
+        return self.results
+
+    def _key(self, condition):
+        asked = [
+            condition.noise_set,
+            condition.snr_db,
+            condition.noise,
+            {k: v["wav"] for k, v in condition.dataset.data.items()},
+            self.settings,
+        ]
+        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+
+    def _take_over(self, keys):
+        """Keep what an earlier start evaluated under the same conditions."""
+        path = self.folder / RESULTS
+        if not path.is_file():
+            return {}
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        finished = {
+            entry["name"]: entry
+            for entry in earlier["conditions"]
+            if keys.get(entry["name"]) == entry.get("key")
+        }
+        if finished:
+            _, rows = read_table(self.folder / SCORES)
+            for row in rows:
+                if row["condition"] in finished:
+                    self.rows.setdefault(row["condition"], []).append(row)
+            self.results["conditions"] = [
+                finished[name] for name in keys if name in finished
+            ]
+            for extra in ("cost", "expert_removal"):
+                if extra in earlier:
+                    self.results[extra] = earlier[extra]
+            logger.info(f"Evaluated before: {', '.join(finished)}")
+        return finished
+
+    def _evaluate(self, condition, n_examples):
+        start = time.monotonic()
+        scores = self._pass(
+            condition,
+            f"Testing: {condition.name}",
+            folder=self.folder / "examples" / condition.name,
+            n_examples=n_examples,
+            routing=True,
+        )
+        entry = {
+            "name": condition.name,
+            "test_set": condition.test_set,
+            "noise": condition.noise_set,
+            "snr_db": condition.snr_db,
+            **scores.finish(self.brain.target),
+            "routing": {
+                name: value
+                for name, value in self.brain.tracker.means().items()
+                if "load_" in name or "entropy" in name or "same" in name
+            },
+            "seconds": round(time.monotonic() - start, 1),
+        }
+        self.rows[condition.name] = scores.table()
+        write_recipes(
+            self.folder / "mixtures" / f"{condition.name}.csv",
+            scores.recipes,
+            condition.noise,
+        )
+        if entry["routing"]:
+            scores.routing.save(
+                self.folder / "routing" / f"{condition.name}.npz"
+            )
+        return entry
+
+    def _pass(self, condition, message, **options):
+        logger.info(message)
+        scores = ConditionScores(condition, self.scorer, **options)
+        self.brain.condition = scores
+        self.brain.evaluate(
+            condition.dataset,
+            test_loader_kwargs=self.loader_kwargs(condition.dataset),
+        )
+        return scores
+
+    def remove_experts(self, conditions):
+        """Score the system without each of its experts in turn.
+
+        Arguments
+        ---------
+        conditions : list of TestCondition
+            Under which conditions.
+
+        Returns
+        -------
+        list of dict
+            ``condition``, ``expert`` (None: all are there) and, of what the
+            system does, ``f1_macro`` and ``si_sdr_db``; also in
+            ``results.json`` as ``expert_removal``.
+        """
+        n_experts = len(self.brain.system.mixture.experts)
+        found = []
+        for condition in conditions:
+            for expert in (None, *range(n_experts)):
+                without = (
+                    contextlib.nullcontext()
+                    if expert is None
+                    else without_expert(self.brain.system, expert)
+                )
+                with without:
+                    scores = self._pass(
+                        condition,
+                        f"{condition.name}: without expert {expert}",
+                    ).finish(self.brain.target)
+                si_sdr = scores.get("se", {}).get("enhanced", {})
+                found.append(
+                    {
+                        "condition": condition.name,
+                        "expert": expert,
+                        "f1_macro": scores.get("ser", {}).get("f1_macro"),
+                        "si_sdr_db": si_sdr.get("si_sdr_db", {}).get("mean"),
+                    }
+                )
+        self.results["expert_removal"] = found
+        self._write()
+        return found
+
+    def measure_cost(self, dataset, max_duration_s):
+        """Note what the system costs; see :func:`merit_modules.cost.measure`.
+
+        Arguments
+        ---------
+        dataset : DynamicItemDataset
+            Where the audio comes from.
+        max_duration_s : float
+            Audio to measure on, in seconds.
+        """
+        wavs, seconds = [], 0.0
+        for utt_id in sorted(dataset.data_ids):
+            if seconds >= max_duration_s:
+                break
+            wavs.append(dataset[dataset.data_ids.index(utt_id)]["noisy_wav"])
+            seconds += len(wavs[-1]) / self.scorer.sample_rate_hz
+        batch = batch_pad_right(wavs)
+        device = self.brain.device
+        self.results["cost"] = measure(
+            self.brain.system.eval(),
+            batch[0].to(device),
+            batch[1].to(device),
+            seconds,
+        )
+        self._write()
+
+    def _write(self):
+        measured = [
+            f"{side}_{metric}"
+            for side in SIDES[:2]
+            for metric in self.scorer.metrics
+        ]
+        rows = [row for name in self._names() for row in self.rows[name]]
+        write_atomically(
+            self.folder / SCORES,
+            table_as_csv(rows, [*self.brain.target.columns, *measured]),
+        )
+        # After the scores: what it lists is there.
+        write_atomically(
+            self.folder / RESULTS,
+            json.dumps(self.results, indent=2, allow_nan=False) + "\n",
+        )
+        write_atomically(
+            self.folder / "results.md",
+            results_table(self.results, markdown=True),
+        )
+
+    def _names(self):
+        return [entry["name"] for entry in self.results["conditions"]]
+
+
+def fingerprint(system):
+    """Identify weights: the same for the same values, wherever they are.
+
+    Arguments
+    ---------
+    system : torch.nn.Module
+        The system.
 
     Returns
     -------
-    dict
-        The content of ``results.json``.
+    str
+        SHA-256 over all parameters and buffers.
+
+    Example
+    -------
+    >>> layer = torch.nn.Linear(2, 2)
+    >>> before = fingerprint(layer)
+    >>> before == fingerprint(layer)
+    True
+    >>> _ = layer.bias.data.add_(1)
+    >>> before == fingerprint(layer)
+    False
     """
-    output_folder = Path(output_folder)
-    results = {
-        **about,
-        "validation": brain.load_best(),
-        "n_parameters": sum(p.numel() for p in brain.system.parameters()),
-        "versions": versions(),
-        "conditions": [],
-    }
-    for condition in conditions:
-        start = time.monotonic()
-        logger.info(f"Testing: {condition.name}")
-        brain.condition = ConditionScores(
-            scorer,
-            output_folder / "examples" / condition.name,
-            n_examples,
-            scorer.sample_rate_hz,
-        )
-        brain.evaluate(
-            condition.dataset,
-            test_loader_kwargs=loader_kwargs(condition.dataset),
-        )
-        results["conditions"].append(
-            {
-                "name": condition.name,
-                "test_set": condition.test_set,
-                "noise": condition.noise_set,
-                "snr_db": condition.snr_db,
-                **brain.condition.finish(brain.target),
-                "routing": {
-                    name: value
-                    for name, value in brain.tracker.means().items()
-                    if "load_" in name or "entropy" in name or "same" in name
-                },
-                "seconds": round(time.monotonic() - start, 1),
-            }
-        )
-        _write_condition(output_folder, condition, brain, results)
-    return results
-
-
-def _write_condition(output_folder, condition, brain, results):
-    write_atomically(
-        output_folder / "scores" / f"{condition.name}.csv",
-        brain.condition.as_csv(brain.target),
-    )
-    write_recipes(
-        output_folder / "mixtures" / f"{condition.name}.csv",
-        brain.condition.recipes,
-        condition.noise,
-    )
-    write_atomically(
-        output_folder / "results.json",
-        json.dumps(results, indent=2, allow_nan=False) + "\n",
-    )
-    write_atomically(
-        output_folder / "results.md", results_table(results, markdown=True)
-    )
+    digest = hashlib.sha256()
+    for name, value in system.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def versions():

@@ -205,6 +205,32 @@ def parse_overrides(text):
     return _yaml().load(text) or {}
 
 
+def format_overrides(overrides):
+    """Write overrides as YAML that :func:`parse_overrides` reads again.
+
+    Arguments
+    ---------
+    overrides : dict
+        Key to value.
+
+    Returns
+    -------
+    str
+        YAML.
+
+    Example
+    -------
+    >>> print(format_overrides({"lr": 0.1, "names": ["a"]}), end="")
+    lr: 0.1
+    names: [a]
+    """
+    if not overrides:
+        return "{}\n"
+    stream = io.StringIO()
+    _yaml().dump(overrides, stream)
+    return stream.getvalue()
+
+
 def keys_of(text):
     """List the top-level keys of a composed file.
 

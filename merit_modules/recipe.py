@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import speechbrain as sb
+import torch
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
@@ -26,9 +27,11 @@ from merit_modules.data.pipelines import (
     scan,
 )
 from merit_modules.errors import InputError
-from merit_modules.evaluation import TestCondition, evaluate_conditions
+from merit_modules.evaluation import Evaluation, TestCondition
+from merit_modules.expert_removal import has_several_experts
 from merit_modules.hparams import (
     compose,
+    format_overrides,
     keys_of,
     load_hparams,
     parse_overrides,
@@ -39,6 +42,8 @@ from merit_modules.pretrained import PARTS, load_parts
 from merit_modules.targets import make_target
 from merit_modules.weights import check_fit
 
+COMPOSED = "composed.yaml"  # a run's YAML in one piece
+OVERRIDES = "overrides.yaml"  # what its command line changed
 logger = get_logger(__name__)
 # It says the same twice an epoch.
 get_logger("speechbrain.dataio.sampler").setLevel("WARNING")
@@ -91,11 +96,51 @@ def load_experiment(argv):
     return hparams, run_opts, to_save
 
 
+def load_run(folder, overrides=None):
+    """Build again what a run was made of, wherever its folder is now.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The run's output folder.
+    overrides : dict, optional
+        Keys to replace, on top of those of its command line.
+
+    Returns
+    -------
+    dict
+        Key to value or object, as :func:`load_experiment` returns it.
+
+    Raises
+    ------
+    InputError
+        If it is no folder of a run.
+    """
+    folder = Path(folder)
+    for name in (COMPOSED, OVERRIDES):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder}: no run: it has no file {name}")
+    text = (folder / OVERRIDES).read_text(encoding="utf-8")
+    overrides = {
+        **parse_overrides(text),
+        **(overrides or {}),
+        # The manifests are there; what made them may not be.
+        "prepare": None,
+        "output_folder": str(folder),
+    }
+    hparams, _ = load_hparams(folder / COMPOSED, overrides)
+    return hparams | {"overrides": overrides}
+
+
 def _load(hparams_file, overrides):
     hparams, text = load_hparams(hparams_file, overrides)
     hparams |= {"hparams_file": hparams_file, "overrides": overrides}
-    composed = Path(hparams["output_folder"]) / "composed.yaml"
+    folder = Path(hparams["output_folder"])
+    composed = folder / COMPOSED
     run_on_main(write_atomically, args=(composed, text))
+    run_on_main(
+        write_atomically, args=(folder / OVERRIDES, format_overrides(overrides))
+    )
     to_save = {
         "experiment_directory": hparams["output_folder"],
         "hyperparams_to_save": str(composed),
@@ -264,7 +309,7 @@ def _scan_once(hparams, target, manifests, mixers):
     return findings
 
 
-def make_brain(hparams, run_opts, data):
+def make_brain(hparams, run_opts, data, trained=False):
     """Make the Brain of an experiment.
 
     Arguments
@@ -275,6 +320,9 @@ def make_brain(hparams, run_opts, data):
         SpeechBrain's run options.
     data : Data
         What :func:`load_data` returned.
+    trained : bool
+        The run is over: its weights come from its checkpoints, so nothing is
+        trained before it and no other weights are read.
 
     Returns
     -------
@@ -284,7 +332,13 @@ def make_brain(hparams, run_opts, data):
     system = hparams["system"]
     if hparams["front_end_experiment"]:
         name = hparams["front_end_experiment"]
-        system.front_end = _train_first(name, hparams, run_opts)
+        system.front_end = (
+            load_run(_first_folder(name, hparams))["system"]
+            if trained
+            else _train_first(name, hparams, run_opts)
+        )
+    if trained:
+        hparams |= dict.fromkeys(("init_experiment", "init_from"))
     if hparams["init_experiment"]:
         first = _train_first(hparams["init_experiment"], hparams, run_opts)
         _copy_parts(first, system, hparams["init_parts"])
@@ -306,7 +360,7 @@ def _train_first(name, hparams, run_opts):
     path = Path(hparams["hparams_file"]).parent / name
     known = keys_of(compose(path))
     overrides = {k: v for k, v in hparams["overrides"].items() if k in known}
-    folder = Path(hparams["output_folder"]) / path.stem
+    folder = _first_folder(name, hparams)
     first, _ = _load(path, {**overrides, "output_folder": str(folder)})
     logger.info(f"First: {path}")
     run_on_main(first["prepare"])
@@ -315,6 +369,10 @@ def _train_first(name, hparams, run_opts):
     fit(brain, first, data)
     brain.load_best()
     return brain.system
+
+
+def _first_folder(name, hparams):
+    return Path(hparams["output_folder"]) / Path(name).stem
 
 
 def _copy_parts(source, system, parts):
@@ -366,6 +424,9 @@ def _loader_kwargs(hparams, dataset, shuffle=False):
 def evaluate(brain, hparams, data):
     """Evaluate the best checkpoint, write the results, print their table.
 
+    What an earlier start evaluated is kept; see
+    :class:`~merit_modules.evaluation.Evaluation`.
+
     Arguments
     ---------
     brain : JointBrain
@@ -382,27 +443,52 @@ def evaluate(brain, hparams, data):
     """
     if not if_main_process():
         return None
+    about = {"corpus": "corpus_name", "system": "system_name", "seed": "seed"}
+    if "fold" in hparams:
+        about["fold"] = "fold"
+    settings = ("mixture_seed", "max_duration_s", "sample_rate_hz")
     with EnhancementScorer(
         hparams["sample_rate_hz"],
         hparams["num_metric_workers"],
         hparams["metrics"],
+        dnsmos_model=hparams["dnsmos_model"],
     ) as scorer:
-        results = evaluate_conditions(
+        evaluation = Evaluation(
             brain,
-            data.conditions,
             scorer,
             hparams["output_folder"],
-            about={
-                "corpus": hparams["corpus_name"],
-                "system": hparams["system_name"],
-                "seed": hparams["seed"],
-            },
-            n_examples=hparams["n_examples"],
+            about={name: hparams[key] for name, key in about.items()},
             loader_kwargs=lambda dataset: _loader_kwargs(hparams, dataset),
+            settings={key: hparams[key] for key in settings},
         )
+        results = evaluation.run(
+            data.conditions,
+            hparams["test_conditions"],
+            hparams["n_examples"],
+        )
+        _beyond_scores(evaluation, hparams, data)
     print(results_table(results))
     print(f"\nAll results: {hparams['output_folder']}/results.json")
     return results
+
+
+def _beyond_scores(evaluation, hparams, data):
+    """Measure cost; take experts away, where that was asked for."""
+    results = evaluation.results
+    if "cost" not in results and data.conditions:
+        evaluation.measure_cost(
+            data.conditions[0].dataset, hparams["batch_length_s"]
+        )
+    names = hparams["removal_conditions"]
+    chosen = [c for c in data.conditions if c.name in names]
+    if len(chosen) < len(names):
+        raise InputError(
+            "removal_conditions: expected some of "
+            f"{', '.join(c.name for c in data.conditions)}, got {names}"
+        )
+    done = {entry["condition"] for entry in results.get("expert_removal", [])}
+    if set(names) - done and has_several_experts(evaluation.brain.system):
+        evaluation.remove_experts(chosen)
 
 
 def train_and_test(argv):
@@ -465,4 +551,9 @@ def run(main, argv=None):
     except KeyboardInterrupt:
         print("interrupted; the same command resumes the run", file=sys.stderr)
         return 130
+    finally:
+        # A process that leaves its group's threads to the interpreter's exit
+        # is now and then aborted there.
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
     return 0

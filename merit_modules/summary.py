@@ -6,7 +6,6 @@ utterances of a seed's folds are scored as one set, as is usual for
 cross-validation, with the standard deviation over seeds.
 """
 
-import csv
 import json
 import statistics
 from pathlib import Path
@@ -16,9 +15,10 @@ from merit_modules.errors import InputError
 from merit_modules.metrics.attributes import attribute_scores
 from merit_modules.metrics.classification import classification_scores
 from merit_modules.metrics.scoring import SIDES, summarise
+from merit_modules.score_table import read_table
 
 _GAIN = "gain"
-_NOT_SCORES = ("n", "accuracy")  # accuracy is F1-micro
+_NOT_SCORES = ("n", "accuracy", "wa")  # these are F1-micro
 
 
 class Run(NamedTuple):
@@ -34,12 +34,15 @@ class Run(NamedTuple):
         Its seed.
     results : dict
         The content of its ``results.json``.
+    rows : list of dict
+        Its ``scores.csv``.
     """
 
     folder: Path
     fold: int | None
     seed: int
     results: dict
+    rows: list
 
 
 def read_run(folder, fold, seed):
@@ -79,7 +82,8 @@ def read_run(folder, fold, seed):
         ) from None
     if not conditions:
         raise InputError(f"{path}: no test condition in it")
-    return Run(Path(folder), fold, seed, results)
+    _, rows = read_table(Path(folder) / "scores.csv")
+    return Run(Path(folder), fold, seed, results, rows)
 
 
 def spread(values):
@@ -161,14 +165,15 @@ def summarise_runs(runs, missing=()):
 
 def _condition(name, runs):
     """Summarise one test condition of all runs that have it."""
-    found, paths_of_seed = [], {}
+    found, rows_of_seed = [], {}
     for run in runs:
         for condition in run.results["conditions"]:
             if condition["name"] == name:
                 found.append(condition)
-                path = run.folder / "scores" / f"{name}.csv"
-                paths_of_seed.setdefault(run.seed, []).append(path)
-    pooled = [pooled_scores(paths) for paths in paths_of_seed.values()]
+                rows_of_seed.setdefault(run.seed, []).extend(
+                    _rows_of(run, name)
+                )
+    pooled = [pooled_scores(rows) for rows in rows_of_seed.values()]
     return {
         "name": name,
         "n_runs": len(found),
@@ -246,14 +251,23 @@ def _confusion(pooled):
     return {"classes": pooled[0]["classes"], "confusion": total}
 
 
-def pooled_scores(paths):
+def _rows_of(run, name):
+    rows = [row for row in run.rows if row["condition"] == name]
+    if not rows:
+        raise InputError(
+            f"{run.folder / 'scores.csv'}: no utterance of condition {name}"
+        )
+    return rows
+
+
+def pooled_scores(rows):
     """Score the test utterances of several runs as one set.
 
     Arguments
     ---------
-    paths : list of Path
-        Files ``scores/<condition>.csv`` of one condition; an utterance that
-        is in two of them counts twice.
+    rows : list of dict
+        Rows of ``scores.csv``, all of one condition; an utterance that comes
+        twice counts twice.
 
     Returns
     -------
@@ -264,28 +278,24 @@ def pooled_scores(paths):
     Raises
     ------
     InputError
-        If a file is missing, holds no utterance, or has other columns.
+        If the rows' columns differ.
 
     Example
     -------
-    >>> header = "utt_id,label,prediction,prob_calm,prob_tense,noisy_stoi\\n"
-    >>> paths = [getfixture("tmp_path") / f"{fold}.csv" for fold in (1, 2)]
-    >>> _ = paths[0].write_text(header + "a,calm,calm,0.9,0.1,0.5\\n")
-    >>> _ = paths[1].write_text(header + "b,tense,calm,0.6,0.4,0.7\\n")
-    >>> scores = pooled_scores(paths)
+    >>> about = {"prob_calm": "0.9", "prob_tense": "0.1", "label": "calm"}
+    >>> rows = [{**about, "prediction": "calm", "noisy_stoi": "0.5"},
+    ...         {**about, "prediction": "tense", "noisy_stoi": "0.7"}]
+    >>> scores = pooled_scores(rows)
     >>> scores["ser"]["uar"], scores["se"]["noisy"], scores["confusion"]
-    (0.5, {'stoi': 0.6}, [[1, 0], [1, 0]])
+    (0.5, {'stoi': 0.6}, [[1, 1], [0, 0]])
     """
-    rows, header = [], None
-    for path in paths:
-        columns, lines = _read_csv(path)
-        if header not in (None, columns):
+    header = list(rows[0])
+    for row in rows:
+        if list(row) != header:
             raise InputError(
-                f"{path}: expected the columns of {paths[0]}, {header}, "
-                f"got {columns}"
+                f"expected runs with the same columns of scores: {header} "
+                f"against {list(row)}"
             )
-        header = columns
-        rows += lines
     found = {"n": len(rows), "ser": {}, "se": _pooled_se(header, rows)}
     names = [c.removeprefix("prob_") for c in header if c.startswith("prob_")]
     attributes = [c[11:] for c in header if c.startswith("prediction_")]
@@ -294,6 +304,7 @@ def pooled_scores(paths):
             [names.index(row["prediction"]) for row in rows],
             [names.index(row["label"]) for row in rows],
             names,
+            _probs(rows, names),
         )
         found |= {k: scores[k] for k in ("classes", "confusion")}
         found["ser"] = _floats(scores)
@@ -306,18 +317,12 @@ def pooled_scores(paths):
     return found
 
 
-def _read_csv(path):
-    try:
-        with open(path, encoding="utf-8", newline="") as stream:
-            reader = csv.DictReader(stream)
-            rows = list(reader)
-    except OSError as error:
-        raise InputError(
-            f"{path}: expected the scores of a run: {error.strerror}"
-        ) from None
-    if not rows:
-        raise InputError(f"{path}: no utterance in it")
-    return reader.fieldnames, rows
+def _probs(rows, names):
+    """Return the probabilities (N, C); None if some are missing."""
+    probs = [[row[f"prob_{name}"] for name in names] for row in rows]
+    if not all(value for values in probs for value in values):
+        return None
+    return [[float(value) for value in values] for values in probs]
 
 
 def _pooled_se(header, rows):

@@ -100,6 +100,7 @@ class EmotionTarget:
             [index(record["prediction"]) for record in records],
             [index(record["label"]) for record in records],
             self.outputs,
+            [[record[f"prob_{k}"] for k in self.outputs] for record in records],
         )
 
 

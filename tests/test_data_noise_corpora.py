@@ -309,6 +309,7 @@ def test_one_folder_is_split_as_ever(disk, tmp_path):
         "train": "76258a8b7f9d4e3e",
         "valid": "2dbcb790c740570a",
         "test_unseen": "cde548cec6f30b74",
+        "test_seen": "76258a8b7f9d4e3e",
     }
     assert prepare_noise(folder, tmp_path / "b", seed=5) == splits
     corpora = {"x": {"folder": folder, "form": "folder"}}

@@ -24,7 +24,7 @@ def test_two_processes_train_both_stages(tiny_experiment, tmp_path, options):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run"),
-            *("--nproc_per_node", "2", "--master_port", "29571"),
+            *("--standalone", "--nproc_per_node", "2"),
             *("train.py", str(tiny_experiment), "--noprogressbar"),
             *("--distributed_backend", "gloo", "--device", "cpu"),
             *("--output_folder", str(tmp_path / "run"), *options),

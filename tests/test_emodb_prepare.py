@@ -28,6 +28,7 @@ MANIFESTS = {
     "noise_train.json",
     "noise_valid.json",
     "noise_test_unseen.json",
+    "noise_test_seen.json",
 }
 
 

@@ -11,19 +11,29 @@ PACKAGE = ROOT / "merit_modules"
 
 #: From what knows nothing of the rest to what knows everything.
 LAYERS = [
-    {"errors", "seeding", "shapes", "filterbank", "processes"},
-    {"padding", "spectral", "normalization", "blstm", "hparams"},
+    {
+        "errors",
+        "seeding",
+        "shapes",
+        "filterbank",
+        "processes",
+        "peak_memory",
+        "voicing",
+    },
+    {"padding", "spectral", "normalization", "blstm", "hparams", "score_table"},
     {"weights"},
     {"ssl_encoder", "task_features", "checkpoints"},
+    {"routing_log"},
     {"layer_mix", "experts", "routers", "pooling"},
     {"mixture", "task_sums", "se_head", "ser_head"},
     {"system"},
     {"description"},
-    {"tiny", "gradients", "pretrained", "cascade", "cost"},
+    {"tiny", "gradients", "pretrained", "cascade", "cost", "expert_removal"},
     {"released", "conflict", "surgery"},
     {"tracking", "targets", "summary_table"},
     {"brain", "evaluation", "summary"},
     {"recipe"},
+    {"evaluate"},
 ]
 #: Packages beside the model: what each may import of the others.
 SIDES = {

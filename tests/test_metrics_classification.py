@@ -8,7 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from merit_modules.metrics.classification import classification_scores
+from merit_modules.metrics.classification import (
+    calibration_error,
+    classification_scores,
+)
 
 EMOTIONS = ["anger", "happiness", "neutral", "sadness"]
 
@@ -98,3 +101,42 @@ def test_absent_classes_do_not_warn():
 def test_wrong_input_is_named(predictions, labels, message):
     with pytest.raises(ValueError, match=message):
         classification_scores(predictions, labels, EMOTIONS)
+
+
+# ---- calibration, precision, recall ----------------------------------------
+
+
+def test_calibration_error_agrees_with_torchmetrics():
+    torchmetrics = pytest.importorskip("torchmetrics")
+    import torch
+
+    rng = np.random.default_rng(0)
+    probs = rng.dirichlet(np.ones(4), size=500)
+    labels = rng.integers(0, 4, size=500)
+    theirs = torchmetrics.functional.classification.multiclass_calibration_error
+    assert calibration_error(probs, labels) == pytest.approx(
+        theirs(
+            torch.tensor(probs), torch.tensor(labels), num_classes=4, n_bins=15
+        ).item(),
+        abs=1e-6,
+    )
+
+
+def test_calibration_error_worked():
+    # Bin (0.6, 0.67]: two utterances, half of them right, 0.65 sure; bin
+    # (0.87, 0.93]: one, right, 0.9 sure.
+    probs = [[0.65, 0.35], [0.35, 0.65], [0.9, 0.1]]
+    assert calibration_error(probs, [0, 0, 0]) == pytest.approx(
+        (2 * 0.15 + 0.1) / 3
+    )
+    with pytest.raises(ValueError, match=r"probs: expected shape \(1, C\)"):
+        calibration_error([0.5], [0])
+
+
+def test_precision_and_recall_worked():
+    scores = classification_scores([0, 0, 1], [0, 1, 1], ["a", "b"])
+    assert scores["precision_per_class"] == {"a": 0.5, "b": 1.0}
+    assert scores["recall_per_class"] == {"a": 1.0, "b": 0.5}
+    assert scores["precision_macro"] == scores["recall_macro"] == 0.75
+    assert scores["wa"] == scores["accuracy"] == pytest.approx(2 / 3)
+    assert "ece" not in scores

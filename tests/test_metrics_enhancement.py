@@ -223,7 +223,7 @@ def test_samples_that_are_not_finite(metric, value):
 @pytest.mark.parametrize(
     "metric, n_samples, message",
     [
-        ("ssnr", 599, "too short for segmental SNR: 599 samples"),
+        ("ssnr", 599, "too short for frames of 30 ms: 599 samples"),
         ("stoi", 2, "too short for STOI"),
         ("stoi", 409, "too short for STOI"),
         ("stoi", 411, "too short for STOI"),

@@ -11,7 +11,7 @@ import pytest
 from merit_modules.errors import InputError
 from merit_modules.metrics import scoring
 from merit_modules.metrics.scoring import (
-    METRICS,
+    SINGLE,
     EnhancementScorer,
     score_utterance,
     summarise,
@@ -66,10 +66,10 @@ def test_scores_are_those_of_the_metrics(mixed, expected):
     for utt_id in ("utt0", "utt4"):
         clean, noisy, enhanced = mixed[utt_id]
         for metric in PLAIN:
-            assert scores[utt_id]["noisy"][metric] == METRICS[metric](
+            assert scores[utt_id]["noisy"][metric] == SINGLE[metric](
                 noisy, clean, RATE_HZ
             )
-            assert scores[utt_id]["enhanced"][metric] == METRICS[metric](
+            assert scores[utt_id]["enhanced"][metric] == SINGLE[metric](
                 enhanced, clean, RATE_HZ
             )
 
@@ -109,7 +109,7 @@ def test_golden_pair_with_pesq(golden):
     pair = torch.load(path, weights_only=True)["pairs"][0]
     clean, noisy = pair["clean"], pair["degraded"]
     signals = {"real": (clean, noisy, noisy.double())}
-    scores, failures = score_all(signals, 1, tuple(METRICS))
+    scores, failures = score_all(signals, 1, tuple(SINGLE))
     for side in ("noisy", "enhanced"):
         assert scores["real"][side] == pytest.approx(
             {
@@ -183,11 +183,11 @@ def test_signals_are_copied():
     assert scores["utt0"] == scores["utt1"]
 
 
-def end_on_stoi_of_bad(utt_id, signals, sample_rate_hz, measures):
+def end_on_stoi_of_bad(utt_id, signals, sample_rate_hz, measures, model):
     """Stand in for a metric whose C code crashes."""
     if utt_id == "bad" and ("noisy", "stoi") in measures:
         os._exit(1)
-    return score_utterance(utt_id, signals, sample_rate_hz, measures)
+    return score_utterance(utt_id, signals, sample_rate_hz, measures, model)
 
 
 def test_a_crash_loses_one_score(monkeypatch):

@@ -44,14 +44,17 @@ if "--wait_s" in options:
     except KeyboardInterrupt:
         (folder / "interrupted").touch()
         sys.exit(130)
-header = "utt_id,label,prediction,prob_a,prob_b,noisy_stoi,enhanced_stoi\\n"
+header = "utt_id,spk_id,condition,test_set,noise_set,snr_db,noise,noise_type,"
+header += "label,prediction,prob_a,prob_b,noisy_stoi,enhanced_stoi\\n"
 right = 1 + (fold + seed) % 2
-lines = [f"u{fold}0,a,a,0.9,0.1,0.5,0.6\\n", f"u{fold}1,b,b,0.1,0.9,0.6,0.9\\n"]
-lines.append(f"u{fold}2,b,{'ab'[right - 1]},0.5,0.5,0.7,\\n")
+found = ["a,a,0.9,0.1,0.5,0.6", "b,b,0.1,0.9,0.6,0.9"]
+found.append(f"b,{'ab'[right - 1]},0.5,0.5,0.7,")
+lines = []
 conditions = []
 for name in ("unseen_0dB", "clean"):
-    (folder / "scores").mkdir(exist_ok=True)
-    (folder / "scores" / f"{name}.csv").write_text(header + "".join(lines))
+    about = f"s,{name},,,,,"
+    lines += [f"u{fold}{i},{about},{x}\\n" for i, x in enumerate(found)]
+    (folder / "scores.csv").write_text(header + "".join(lines))
     conditions.append({
         "name": name,
         "ser": {"n": 3, "f1_macro": 0.5 + 0.1 * fold + 0.01 * seed,
@@ -372,22 +375,17 @@ def test_the_examples_in_the_docstrings():
 # ---- the summary ----------------------------------------------------------
 
 
-def write_scores(path, rows, header):
-    path.write_text("\n".join([header, *rows]) + "\n")
-    return path
+def rows_of(header, *lines):
+    return [dict(zip(header.split(","), line.split(","))) for line in lines]
 
 
-def test_pooling_is_scoring_one_set(tmp_path):
+def test_pooling_is_scoring_one_set():
     header = "utt_id,label,prediction,prob_x,prob_y"
     labels, predictions = "xxyyyxy", "xyyyxxy"
-    rows = [
+    lines = [
         f"{i},{a},{b},," for i, (a, b) in enumerate(zip(labels, predictions))
     ]
-    paths = [
-        write_scores(tmp_path / "1.csv", rows[:2], header),
-        write_scores(tmp_path / "2.csv", rows[2:], header),
-    ]
-    found = pooled_scores(paths)
+    found = pooled_scores(rows_of(header, *lines))
     whole = classification_scores(
         ["xy".index(p) for p in predictions],
         ["xy".index(x) for x in labels],
@@ -399,32 +397,29 @@ def test_pooling_is_scoring_one_set(tmp_path):
         assert found["ser"][score] == whole[score]
 
 
-def test_pooling_of_attributes_and_of_enhancement_alone(tmp_path):
+def test_pooling_of_attributes_and_of_enhancement_alone():
     header = "utt_id,prediction_act,label_act"
-    rows = ["a,1,1.5", "b,2,2.5", "c,4,3"]
-    paths = [
-        write_scores(tmp_path / "1.csv", rows[:1], header),
-        write_scores(tmp_path / "2.csv", rows[1:], header),
-    ]
+    rows = rows_of(header, "a,1,1.5", "b,2,2.5", "c,4,3")
     whole = attribute_scores([[1], [2], [4]], [[1.5], [2.5], [3]], ["act"])
-    found = pooled_scores(paths)
+    found = pooled_scores(rows)
     assert found["ser"] == {k: v for k, v in whole.items() if k != "n"}
     header = "utt_id,label,prediction,noisy_stoi,enhanced_stoi"
-    path = write_scores(tmp_path / "3.csv", ["a,,,0.5,0.75"], header)
-    found = pooled_scores([path])
+    found = pooled_scores(rows_of(header, "a,,,0.5,0.75"))
     assert found["ser"] == {} and "confusion" not in found
     assert found["se"]["gain"] == {"stoi": 0.25}
 
 
 def test_scores_that_cannot_be_pooled(tmp_path):
-    one = write_scores(tmp_path / "1.csv", ["a,x,x,1"], "utt_id,label,pred,z")
-    two = write_scores(tmp_path / "2.csv", ["a,x,x,1"], "utt_id,label,pred,y")
-    with pytest.raises(InputError, match=r"2.csv: expected the columns of"):
-        pooled_scores([one, two])
-    with pytest.raises(InputError, match=r"0.csv: expected the scores of a"):
-        pooled_scores([tmp_path / "0.csv"])
-    with pytest.raises(InputError, match=r"3.csv: no utterance in it"):
-        pooled_scores([write_scores(tmp_path / "3.csv", [], "utt_id")])
+    one = rows_of("utt_id,label,pred,z", "a,x,x,1")
+    two = rows_of("utt_id,label,pred,y", "a,x,x,1")
+    with pytest.raises(InputError, match="the same columns .*'z'.*'y'"):
+        pooled_scores(one + two)
+    (tmp_path / "results.json").write_text('{"conditions": [{"name": "a"}]}')
+    with pytest.raises(InputError, match=r"scores.csv: expected the scores"):
+        read_run(tmp_path, None, 1)
+    (tmp_path / "scores.csv").write_text("utt_id,label\n")
+    with pytest.raises(InputError, match=r"expected the column 'spk_id', got"):
+        read_run(tmp_path, None, 1)
 
 
 def test_runs_that_cannot_be_summarised(stub):

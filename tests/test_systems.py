@@ -97,8 +97,7 @@ def make_short(name, miniemo, folder, **changes):
     overrides["output_folder"] = str(folder)
     known = keys_of(compose(path))
     overrides = {k: v for k, v in overrides.items() if k in known}
-    hparams, _ = load_hparams(path, overrides)
-    hparams |= {"hparams_file": path, "overrides": overrides}
+    hparams, _ = recipe._load(path, overrides)
     hparams["prepare"]()
     data = recipe.load_data(hparams)
     run_opts = {"device": "cpu", "noprogressbar": True}
@@ -122,7 +121,7 @@ def test_every_system_trains(name, miniemo, tmp_path):
     (condition,) = results["conditions"]
     assert ("ser" in condition) == (not name.startswith("se_"))
     assert ("se" in condition) == (not name.startswith("ser_"))
-    scores = (tmp_path / "scores" / "unseen_0dB.csv").read_text().splitlines()
+    scores = (tmp_path / "scores.csv").read_text().splitlines()
     assert len(scores) == 1 + 12
     conflict = tmp_path / "gradient_conflict.json"
     if len(brain.system.tasks) == 1:

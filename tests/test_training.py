@@ -87,7 +87,7 @@ def test_a_run_ends_in_a_table_and_files(undisturbed):
     assert noisy["mean"] == pytest.approx(0.0, abs=0.1)
     assert (folder / "mixtures" / "valid.csv").is_file()
     assert (folder / "mixtures" / "unseen_0dB.csv").is_file()
-    scores = (folder / "scores" / "unseen_0dB.csv").read_text().splitlines()
+    scores = (folder / "scores.csv").read_text().splitlines()
     assert len(scores) == 1 + 12
     examples = [p.name for p in (folder / "examples/unseen_0dB").iterdir()]
     assert len(examples) == 3

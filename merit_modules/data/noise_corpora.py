@@ -83,15 +83,14 @@ def noise_manifests(noise):
     Example
     -------
     >>> noise_manifests("/corpora/noise")
-    ['noise_train', 'noise_valid', 'noise_test_unseen']
+    ['noise_train', 'noise_valid', 'noise_test_unseen', 'noise_test_seen']
     >>> crss = {"folder": "c", "form": "crss", "use": "test_only"}
     >>> dns = {"folder": "d", "form": "dns"}
     >>> noise_manifests({"dns": dns, "crss": crss})[2:]
     ['noise_test_unseen', 'noise_test_seen', 'noise_test_crss']
     """
-    names = list(NOISE_SPLITS)
+    names = [*NOISE_SPLITS, "test_seen"]
     if isinstance(noise, dict):
-        names.append("test_seen")
         corpora = check_corpora(noise)
         names += [f"test_{name}" for name in corpora if corpora[name].test_only]
     return [f"noise_{name}" for name in names]

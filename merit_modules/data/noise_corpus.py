@@ -47,8 +47,9 @@ def prepare_noise_folder(
     noise_folder : str or Path
         Audio of any rate at any depth; what ``{data_root}`` stands for.
     manifest_folder : str or Path
-        Where ``noise_train.json``, ``noise_valid.json`` and
-        ``noise_test_unseen.json`` go.
+        Where ``noise_train.json``, ``noise_valid.json``,
+        ``noise_test_unseen.json`` and ``noise_test_seen.json`` (the noise of
+        training again) go.
     seed : int
         Seed of the shuffle.
     train_share : float
@@ -78,7 +79,7 @@ def prepare_noise_folder(
     ...     soundfile.write(folder / f"{name}.wav", wav, 16000)
     >>> splits = prepare_noise_folder(folder, folder / "manifests", seed=1)
     >>> {name: len(entries) for name, entries in splits.items()}
-    {'train': 2, 'valid': 1, 'test_unseen': 1}
+    {'train': 2, 'valid': 1, 'test_unseen': 1, 'test_seen': 2}
     >>> sorted({e["noise_type"] for e in splits["train"].values()})
     ['dog', 'rain']
     """
@@ -91,6 +92,7 @@ def prepare_noise_folder(
     splits = split_recordings(
         recordings, seed, train_share, valid_share, noise_folder
     )
+    splits["test_seen"] = splits["train"]
     for name, ids in splits.items():
         splits[name] = {item: entries[item] for item in ids}
         path = Path(manifest_folder) / f"noise_{name}.json"

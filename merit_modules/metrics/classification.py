@@ -1,10 +1,15 @@
 """Scores of emotion classification over a whole set."""
 
 import numpy as np
-from sklearn.metrics import confusion_matrix, f1_score, recall_score
+from sklearn.metrics import (
+    confusion_matrix,
+    f1_score,
+    precision_recall_fscore_support,
+    recall_score,
+)
 
 
-def classification_scores(predictions, labels, class_names):
+def classification_scores(predictions, labels, class_names, probs=None):
     """Score the predicted classes of a set of utterances.
 
     A class that is neither in the labels nor predicted has no F1: it is
@@ -19,13 +24,19 @@ def classification_scores(predictions, labels, class_names):
         True classes (N,), 0 to C - 1.
     class_names : sequence of str
         Names of the C classes.
+    probs : sequence of sequence of float, optional
+        Probabilities (N, C), for the calibration error.
 
     Returns
     -------
     dict
         ``n``, the number of utterances; ``f1_macro``; ``f1_micro``; ``uar``,
-        the mean recall of the classes among the labels; ``accuracy``;
-        ``f1_per_class``, name to F1; ``classes``, the names;
+        the mean recall of the classes among the labels; ``accuracy`` and,
+        under its name in the field, ``wa`` (weighted accuracy);
+        ``precision_macro`` and ``recall_macro`` over the classes that F1 is
+        averaged over; ``ece`` if there are probabilities;
+        ``f1_per_class``, ``precision_per_class`` and ``recall_per_class``,
+        name to score; ``classes``, the names;
         ``absent_classes``, those without a label; ``confusion``, a nested
         list with a row per label and a column per prediction.
 
@@ -52,9 +63,14 @@ def classification_scores(predictions, labels, class_names):
     classes = np.arange(n_classes)
     labelled = np.unique(labels)
     seen = np.union1d(labels, predictions)
-    f1 = f1_score(
+    precision, recall, f1, _ = precision_recall_fscore_support(
         labels, predictions, labels=seen, average=None, zero_division=0
     )
+    found = {} if probs is None else {"ece": calibration_error(probs, labels)}
+
+    def by_name(values):
+        return {class_names[k]: float(v) for k, v in zip(seen, values)}
+
     return {
         "n": len(labels),
         "f1_macro": float(f1.mean()),
@@ -65,9 +81,13 @@ def classification_scores(predictions, labels, class_names):
             recall_score(labels, predictions, labels=labelled, average="macro")
         ),
         "accuracy": float((predictions == labels).mean()),
-        "f1_per_class": {
-            class_names[k]: float(value) for k, value in zip(seen, f1)
-        },
+        "wa": float((predictions == labels).mean()),
+        "precision_macro": float(precision.mean()),
+        "recall_macro": float(recall.mean()),
+        **found,
+        "f1_per_class": by_name(f1),
+        "precision_per_class": by_name(precision),
+        "recall_per_class": by_name(recall),
         "classes": list(class_names),
         "absent_classes": [
             class_names[k] for k in np.setdiff1d(classes, labelled)
@@ -76,6 +96,50 @@ def classification_scores(predictions, labels, class_names):
             labels, predictions, labels=classes
         ).tolist(),
     }
+
+
+def calibration_error(probs, labels, n_bins=15):
+    """Compute the expected calibration error (Guo et al., ICML 2017).
+
+    Utterances are put into bins of equal width by the probability of the
+    predicted class; the error is the mean distance, weighted by the bins'
+    sizes, between that probability and the share of correct predictions.
+
+    Arguments
+    ---------
+    probs : sequence of sequence of float
+        Probabilities (N, C).
+    labels : sequence of int
+        True classes (N,), 0 to C - 1.
+    n_bins : int
+        Number of bins.
+
+    Returns
+    -------
+    float
+        0 (calibrated) to 1.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit.
+
+    Example
+    -------
+    >>> calibration_error([[0.75, 0.25], [0.75, 0.25]], [0, 1])
+    0.25
+    """
+    probs, labels = np.asarray(probs, dtype=np.float64), np.asarray(labels)
+    if probs.ndim != 2 or len(probs) != len(labels) or not len(labels):
+        raise ValueError(
+            f"probs: expected shape ({len(labels)}, C), got {probs.shape}"
+        )
+    confidence = probs.max(axis=1)
+    correct = probs.argmax(axis=1) == labels
+    edges = np.linspace(0, 1, n_bins + 1)[1:-1]
+    bins = np.digitize(confidence, edges, right=True)
+    gaps = np.bincount(bins, weights=correct - confidence, minlength=n_bins)
+    return float(np.abs(gaps).sum() / len(labels))
 
 
 def _checked(values, name, n_classes):

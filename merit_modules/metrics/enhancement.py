@@ -95,31 +95,57 @@ def seg_snr_db(estimate, reference, sample_rate_hz, rescale=False):
     >>> round(seg_snr_db(1.1 * reference, reference, 16000, rescale=True), 3)
     35.0
     """
-    estimate, reference = _checked(estimate, reference)
+    estimate, reference = checked(estimate, reference)
     if rescale:
         _reject_silent(estimate)
         reference = reference - reference.mean()
         estimate = estimate - estimate.mean()
         estimate = estimate * (np.abs(reference).max() / np.abs(estimate).max())
-    frame = round(_FRAME_S * sample_rate_hz)
-    hop = frame // _HOPS_PER_FRAME
-    n_frames = (len(reference) - frame) // hop
-    if n_frames < 1:
-        raise MetricError(
-            f"too short for segmental SNR: {len(reference)} samples, "
-            f"expected at least {frame + hop}"
-        )
-    signal = _frame_energies(reference, frame, hop)[:n_frames]
-    noise = _frame_energies(reference - estimate, frame, hop)[:n_frames]
+    signal = (windowed(reference, sample_rate_hz) ** 2).sum(axis=1)
+    noise = (windowed(reference - estimate, sample_rate_hz) ** 2).sum(axis=1)
     snr_db = 10 * np.log10(signal / (noise + _EPS) + _EPS)
     snr_db = np.clip(snr_db, MIN_SEG_SNR_DB, MAX_SEG_SNR_DB)
     return _finite(snr_db.mean(), "segmental SNR")
 
 
-def _frame_energies(signal, frame, hop):
+def windowed(signal, sample_rate_hz):
+    """Cut a signal into Hann frames of 30 ms every 7.5 ms.
+
+    The last whole frame is left out, as in SpeechBrain's composite measure.
+
+    Arguments
+    ---------
+    signal : np.ndarray
+        Waveform (N,).
+    sample_rate_hz : int
+        Its sample rate.
+
+    Returns
+    -------
+    np.ndarray
+        Frames (S, F).
+
+    Raises
+    ------
+    MetricError
+        If there is not even one frame.
+
+    Example
+    -------
+    >>> windowed(np.ones(16000), 16000).shape
+    (129, 480)
+    """
+    frame = round(_FRAME_S * sample_rate_hz)
+    hop = frame // _HOPS_PER_FRAME
+    n_frames = (len(signal) - frame) // hop
+    if n_frames < 1:
+        raise MetricError(
+            f"too short for frames of 30 ms: {len(signal)} samples, "
+            f"expected at least {frame + hop}"
+        )
     window = np.hanning(frame + 2)[1:-1]  # without its two zeros
-    frames = np.lib.stride_tricks.sliding_window_view(signal**2, frame)
-    return frames[::hop] @ window**2
+    frames = np.lib.stride_tricks.sliding_window_view(signal, frame)
+    return frames[::hop][:n_frames] * window
 
 
 def si_sdr_db(estimate, reference):
@@ -154,7 +180,7 @@ def si_sdr_db(estimate, reference):
     >>> round(si_sdr_db(5 * reference + 0.5 * noise, reference), 3)
     20.0
     """
-    estimate, reference = _checked(estimate, reference)
+    estimate, reference = checked(estimate, reference)
     _reject_silent(estimate)
     estimate = estimate - estimate.mean()
     reference = reference - reference.mean()
@@ -209,7 +235,7 @@ def pesq_wb(estimate, reference, sample_rate_hz):
         raise ValueError(
             f"wide-band PESQ: expected {_PESQ_RATE_HZ} Hz, got {sample_rate_hz}"
         )
-    estimate, reference = _checked(estimate, reference)
+    estimate, reference = checked(estimate, reference)
     _reject_silent(estimate)
     try:
         import pesq
@@ -292,12 +318,12 @@ def estoi(estimate, reference, sample_rate_hz):
     1.0
     """
     # pystoi would normalise the rounding noise that it adds to silence.
-    _reject_silent(_checked(estimate, reference)[0])
+    _reject_silent(checked(estimate, reference)[0])
     return _stoi(estimate, reference, sample_rate_hz, extended=True)
 
 
 def _stoi(estimate, reference, sample_rate_hz, extended):
-    estimate, reference = _checked(estimate, reference)
+    estimate, reference = checked(estimate, reference)
     too_short = MetricError("too short for STOI: it needs 0.4 s of speech")
     if len(reference) <= _MIN_STOI_S * sample_rate_hz:
         raise too_short
@@ -323,7 +349,7 @@ def _fixed_numpy_random():
         np.random.set_state(state)  # noqa: NPY002
 
 
-def _checked(estimate, reference):
+def checked(estimate, reference):
     """Return both as float64 arrays of one length; reject what has no score."""
     estimate, reference = as_array(estimate), as_array(reference)
     if estimate.ndim != 1 or estimate.shape != reference.shape:

@@ -26,6 +26,8 @@ from typing import NamedTuple
 import numpy as np
 
 from merit_modules.errors import InputError
+from merit_modules.metrics.composite import composite
+from merit_modules.metrics.dnsmos import dnsmos, load_model
 from merit_modules.metrics.enhancement import (
     MetricError,
     as_array,
@@ -39,7 +41,7 @@ from merit_modules.metrics.enhancement import (
 SIDES = ("noisy", "enhanced")
 
 #: Name to function of estimate, reference and sample rate.
-METRICS = {
+SINGLE = {
     "seg_snr_db": seg_snr_db,
     "seg_snr_rescaled_db": functools.partial(seg_snr_db, rescale=True),
     "pesq_wb": pesq_wb,
@@ -47,6 +49,10 @@ METRICS = {
     "estoi": estoi,
     "si_sdr_db": lambda estimate, reference, _: si_sdr_db(estimate, reference),
 }
+#: Names that one computation gives together.
+COMPOSITE = ("csig", "cbak", "covl")
+DNSMOS = ("dnsmos_sig", "dnsmos_bak", "dnsmos_ovrl")
+METRICS = (*SINGLE, *COMPOSITE, *DNSMOS)
 
 _BACKLOG = 4  # utterances per worker that wait: bounds the memory
 _CRASHED = "the worker process crashed"
@@ -76,13 +82,15 @@ class EnhancementScorer:
         Number of processes; 0 computes in this one, which a crash of the
         package pesq then ends.
     metrics : sequence of str
-        Keys of ``METRICS``.
+        Some of ``METRICS``.
+    dnsmos_model : str or Path, optional
+        ``sig_bak_ovr.onnx``, for the DNSMOS metrics.
 
     Raises
     ------
     InputError
-        If a metric is unknown or not defined at this sample rate, or if
-        ``n_workers`` is no number of processes.
+        If a metric is unknown, not defined at this sample rate or lacks its
+        model, or if ``n_workers`` is no number of processes.
 
     Example
     -------
@@ -99,6 +107,7 @@ class EnhancementScorer:
         sample_rate_hz,
         n_workers,
         metrics=("seg_snr_db", "pesq_wb", "stoi", "si_sdr_db"),
+        dnsmos_model=None,
     ):
         unknown = [metric for metric in metrics if metric not in METRICS]
         if unknown:
@@ -106,11 +115,18 @@ class EnhancementScorer:
                 f"metrics: expected some of {', '.join(METRICS)}, "
                 f"got {', '.join(map(repr, unknown))}"
             )
-        if "pesq_wb" in metrics and sample_rate_hz != 16000:
+        at_16_khz = {"pesq_wb", *COMPOSITE, *DNSMOS}.intersection(metrics)
+        if at_16_khz and sample_rate_hz != 16000:
             raise InputError(
-                "metrics: pesq_wb is defined at 16000 Hz, "
+                f"metrics: {min(at_16_khz)} is defined at 16000 Hz, "
                 f"sample_rate_hz is {sample_rate_hz}"
             )
+        if set(DNSMOS).intersection(metrics):
+            if dnsmos_model is None:
+                raise InputError(
+                    "metrics: DNSMOS needs --dnsmos_model sig_bak_ovr.onnx"
+                )
+            load_model(str(dnsmos_model))  # now, not after the training
         if type(n_workers) is not int or n_workers < 0:
             raise InputError(
                 f"n_workers: expected 0 or a positive integer, "
@@ -119,6 +135,7 @@ class EnhancementScorer:
         self.sample_rate_hz = sample_rate_hz
         self.n_workers = n_workers
         self.metrics = tuple(metrics)
+        self.dnsmos_model = dnsmos_model
         self._measures = [(s, m) for s in SIDES for m in self.metrics]
         self._pool = None
         self._pending = {}  # future to id and signals
@@ -168,7 +185,11 @@ class EnhancementScorer:
         self._results[utt_id] = None
         if self.n_workers == 0:
             self._results[utt_id] = score_utterance(
-                utt_id, signals, self.sample_rate_hz, self._measures
+                utt_id,
+                signals,
+                self.sample_rate_hz,
+                self._measures,
+                self.dnsmos_model,
             )
             return
         while len(self._pending) >= _BACKLOG * self.n_workers:
@@ -226,7 +247,12 @@ class EnhancementScorer:
             self._pool = _new_pool(self.n_workers)
         with _without_main_module():
             return self._pool.submit(
-                score_utterance, utt_id, signals, self.sample_rate_hz, measures
+                score_utterance,
+                utt_id,
+                signals,
+                self.sample_rate_hz,
+                measures,
+                self.dnsmos_model,
             )
 
     def _gather(self, return_when):
@@ -258,7 +284,9 @@ class EnhancementScorer:
         return measurements
 
 
-def score_utterance(utt_id, signals, sample_rate_hz, measures):
+def score_utterance(
+    utt_id, signals, sample_rate_hz, measures, dnsmos_model=None
+):
     """Measure one utterance; this is what the workers run.
 
     Arguments
@@ -271,6 +299,8 @@ def score_utterance(utt_id, signals, sample_rate_hz, measures):
         Sample rate of all.
     measures : list of tuple
         Side and metric of each measurement to make.
+    dnsmos_model : str or Path, optional
+        For the DNSMOS metrics.
 
     Returns
     -------
@@ -288,13 +318,32 @@ def score_utterance(utt_id, signals, sample_rate_hz, measures):
     >>> score_utterance("utt1", silence, 16000, [("noisy", "stoi")])[0].reason
     'the reference is silent'
     """
+
+    @functools.cache
+    def together(side, kind):
+        """Compute what comes together once; an error is kept as a value."""
+        try:
+            if kind == "dnsmos":
+                return dnsmos(signals[side], sample_rate_hz, dnsmos_model)
+            return composite(signals[side], signals["clean"], sample_rate_hz)
+        except MetricError as error:
+            return error
+
+    def compute(side, metric):
+        if metric in SINGLE:
+            return SINGLE[metric](
+                signals[side], signals["clean"], sample_rate_hz
+            )
+        found = together(side, "dnsmos" if metric in DNSMOS else "composite")
+        if isinstance(found, MetricError):
+            raise found
+        return getattr(found, metric.removeprefix("dnsmos_"))
+
     measurements = []
     for side, metric in measures:
         outcome = {}
         try:
-            outcome["value"] = METRICS[metric](
-                signals[side], signals["clean"], sample_rate_hz
-            )
+            outcome["value"] = compute(side, metric)
         except MetricError as error:
             outcome["reason"] = str(error)
         except Exception as error:

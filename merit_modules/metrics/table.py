@@ -8,6 +8,12 @@ _HEADINGS = {
     "stoi": ("STOI", 3),
     "estoi": ("ESTOI", 3),
     "si_sdr_db": ("SI-SDR/dB", 2),
+    "csig": ("CSIG", 2),
+    "cbak": ("CBAK", 2),
+    "covl": ("COVL", 2),
+    "dnsmos_sig": ("DNSMOS SIG", 2),
+    "dnsmos_bak": ("DNSMOS BAK", 2),
+    "dnsmos_ovrl": ("DNSMOS OVRL", 2),
 }
 _SER_HEADINGS = {"f1_macro": "F1-macro", "f1_micro": "F1-micro", "uar": "UAR"}
 _CCC = "ccc_"  # of attributes, whatever their names

@@ -11,7 +11,6 @@ is what each form needs above weights and input.
 import argparse
 import json
 import statistics
-import threading
 import time
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from merit_modules.cost import pair_share
 from merit_modules.experts import ExpertPool
 from merit_modules.layer_mix import LayerNormConcat
 from merit_modules.mixture import ExpertMixture
+from merit_modules.peak_memory import PeakMemory
 from merit_modules.routers import TopKRouter
 
 TASKS = ("se", "ser")
@@ -50,41 +50,6 @@ def sparse(mixture, layer_reps, n_frames):
     """Do it as this project does."""
     out = mixture(layer_reps, n_frames)
     return {task: y.flatten(0, 1) for task, y in out.features.items()}
-
-
-class PeakMemory:
-    """Samples the process's resident memory; on CUDA, asks the allocator."""
-
-    def __init__(self, device):
-        self.device = device
-
-    def __enter__(self):
-        if self.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            self._start = torch.cuda.memory_allocated()
-            return self
-        self._start = self._peak = _resident_bytes()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def _watch(self):
-        while not self._stop.wait(0.002):
-            self._peak = max(self._peak, _resident_bytes())
-
-    def __exit__(self, *_):
-        if self.device == "cuda":
-            self._peak = torch.cuda.max_memory_allocated()
-        else:
-            self._stop.set()
-            self._thread.join()
-        self.bytes = self._peak - self._start
-
-
-def _resident_bytes():
-    pages = Path("/proc/self/statm").read_text().split()[1]
-    return int(pages) * 4096
 
 
 def run_once(form, mixture, layer_reps, n_frames, backward):

@@ -28,11 +28,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from mixture import PeakMemory  # beside this file
 
 from merit_modules.cost import count_macs, count_parameters, pair_share
 from merit_modules.hparams import load_hparams
 from merit_modules.normalization import WaveformNormalizer
+from merit_modules.peak_memory import PeakMemory
 
 HPARAMS = Path(__file__).resolve().parents[2] / "hparams"
 SYSTEMS = (
