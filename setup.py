@@ -32,6 +32,7 @@ setup(
         "soundfile>=0.12",
         "scipy>=1.10",
         "scikit-learn>=1.3",
+        "statsmodels>=0.14",
         "pystoi>=0.4.1",
         "tensorboard>=2.12",
         "tqdm>=4.60",

@@ -166,7 +166,9 @@ def read_routing(path):
         raise InputError(
             f"{path}: expected routing decisions: {error}"
         ) from None
-    tasks = [n.removeprefix("expert_") for n in arrays if n.startswith("expert_")]
+    tasks = [
+        n.removeprefix("expert_") for n in arrays if n.startswith("expert_")
+    ]
     if len(utt_ids) != len(n_frames):
         raise InputError(
             f"{path}: n_frames: expected {len(utt_ids)} utterances, "

@@ -40,6 +40,7 @@ SIDES = {
     "data": {"errors", "seeding", "hparams"},
     "losses": {"errors", "shapes"},
     "metrics": {"errors"},
+    "significance": set(),
     "miniemo": {"errors", "seeding", "data"},
 }
 #: Who may import which side package.
