@@ -33,7 +33,7 @@ LAYERS = [
     {"tracking", "targets", "summary_table"},
     {"brain", "evaluation", "summary"},
     {"recipe"},
-    {"evaluate"},
+    {"evaluate", "report"},
 ]
 #: Packages beside the model: what each may import of the others.
 SIDES = {
@@ -53,6 +53,7 @@ TOP = {
     "brain",
     "evaluation",
     "recipe",
+    "report",
 }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from merit_modules.significance.comparison import paired
 
 
-def confusions(labels, predictions, units, n_classes):
+def confusions(labels, predictions, units, n_classes, n_units=None):
     """Count decisions per unit.
 
     Arguments
@@ -22,6 +22,8 @@ def confusions(labels, predictions, units, n_classes):
         Unit of each observation (N,), 0 to G - 1.
     n_classes : int
         Number of classes C.
+    n_units : int, optional
+        Number of units G, where some have no observation.
 
     Returns
     -------
@@ -47,12 +49,13 @@ def confusions(labels, predictions, units, n_classes):
                 f"{name}: expected classes from 0 to {n_classes - 1}, got "
                 f"{values.min()} to {values.max()}"
             )
-    found = np.zeros((units.max() + 1, n_classes, n_classes))
+    n_units = n_units or units.max() + 1
+    found = np.zeros((n_units, n_classes, n_classes))
     np.add.at(found, (units, labels, predictions), 1)
     return found
 
 
-def sums(values, units):
+def sums(values, units, n_units=0):
     """Add up numbers per unit.
 
     Arguments
@@ -61,6 +64,8 @@ def sums(values, units):
         One per observation (N,).
     units : sequence of int
         Unit of each observation (N,), 0 to G - 1.
+    n_units : int
+        Number of units G, where some have no observation.
 
     Returns
     -------
@@ -73,7 +78,9 @@ def sums(values, units):
     [[4.0, 2.0]]
     """
     values, units = paired(values=values, units=units)
-    return np.stack([np.bincount(units, values), np.bincount(units)], axis=-1)
+    totals = np.bincount(units, values, minlength=n_units)
+    counts = np.bincount(units, minlength=n_units)
+    return np.stack([totals, counts], axis=-1)
 
 
 def f1_macro(confusion):

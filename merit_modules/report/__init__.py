@@ -1,0 +1,1 @@
+"""From the folders of finished runs to the tables of a paper."""
