@@ -19,6 +19,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["merit_modules", "merit_modules.*"]),
+    package_data={"merit_modules.report": ["page.html.j2"]},
     python_requires=">=3.10",
     install_requires=[
         "speechbrain>=1.1,<2",
@@ -33,6 +34,8 @@ setup(
         "scipy>=1.10",
         "scikit-learn>=1.3",
         "statsmodels>=0.14",
+        "matplotlib>=3.8",
+        "jinja2>=3.1",
         "pystoi>=0.4.1",
         "tensorboard>=2.12",
         "tqdm>=4.60",

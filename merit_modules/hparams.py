@@ -222,7 +222,8 @@ def format_overrides(overrides):
     -------
     >>> print(format_overrides({"lr": 0.1, "names": ["a"]}), end="")
     lr: 0.1
-    names: [a]
+    names:
+    - a
     """
     if not overrides:
         return "{}\n"

@@ -15,23 +15,27 @@ from merit_modules.errors import InputError
 from merit_modules.report import writers
 from merit_modules.report.about import about, costs, failures
 from merit_modules.report.compare import TESTS, Comparer, Settings
+from merit_modules.report.gallery import draw_all, take_examples
+from merit_modules.report.page import render_page
 from merit_modules.report.study import Study
 
 SHOWN = ("f1_macro", "si_sdr_db")  # on the screen
 
 
-def write_report(folders, out, settings):
-    """Compare runs and write the tables.
+def write_report(folders, out, settings, title="Comparison of systems"):
+    """Compare runs and write the report.
 
     Arguments
     ---------
     folders : list of str or Path
         Runs, or folders with runs.
     out : str or Path
-        Folder for ``report.md``, ``tables.tex``, ``tables.csv`` and
-        ``report.json``.
+        Folder for ``report.html``, ``report.md``, ``tables.tex``,
+        ``tables.csv``, ``report.json`` and ``figures/``.
     settings : Settings
         How systems are compared.
+    title : str
+        Title of the page.
 
     Returns
     -------
@@ -61,7 +65,11 @@ def write_report(folders, out, settings):
     }
     out = Path(out)
     baseline = settings.baseline
+    figures = out / "figures"
+    pictures = draw_all(study, tables, comparer.columns, figures)
+    examples = take_examples(study, figures)
     files = {
+        "report.html": render_page(title, content, grids, pictures, examples),
         "report.md": writers.markdown(grids, content["about"], baseline),
         "tables.tex": writers.latex(grids, baseline),
         "tables.csv": writers.long_csv(tables),
@@ -85,12 +93,13 @@ def main(argv=None):
     parser.add_argument("--alpha", type=float, default=0.05)
     parser.add_argument("--resamples", type=int, default=10000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--title", default="Comparison of systems")
     args = parser.parse_args(argv)
     settings = Settings(
         args.baseline, args.test, args.alpha, args.resamples, args.seed
     )
     try:
-        content = write_report(args.runs, args.out, settings)
+        content = write_report(args.runs, args.out, settings, args.title)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -102,7 +111,10 @@ def main(argv=None):
                 for column, cell in cells.items()
             )
             print(f"{name}: {system}: {shown}")
-    print(f"Written: {args.out}/report.md, tables.tex, tables.csv, report.json")
+    print(
+        f"Written: {args.out}/report.html, report.md, tables.tex, tables.csv, "
+        "report.json, figures/"
+    )
     return 0
 
 

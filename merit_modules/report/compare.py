@@ -126,6 +126,8 @@ class Comparer:
             )
         self.study = study
         self.settings = settings
+        # The baseline first, the others as they were given.
+        study.systems.sort(key=lambda system: system != settings.baseline)
         self.columns = columns_of(study.conditions)
         self._cached_for, self._cache = None, {}  # rows of one score
         self.boot = Bootstrap(
@@ -271,9 +273,11 @@ class Comparer:
             adjusted = holm(list(family.values()))
             for (system, raw), final in zip(family.items(), adjusted):
                 reference = table[baseline][column.name]["score"]
-                table[system][column.name] |= self._marks(raw, final, reference)
+                table[system][column.name] |= self._marks(
+                    name, raw, final, reference
+                )
 
-    def _marks(self, raw, final, reference):
+    def _marks(self, name, raw, final, reference):
         significant = final.p_value < self.settings.alpha
         found = {
             "difference": raw.difference,
@@ -284,7 +288,8 @@ class Comparer:
         }
         if raw.low is not None:
             found |= {"difference_low": raw.low, "difference_high": raw.high}
-        if reference:
+        # Of decibels, which have no zero, a ratio says nothing.
+        if reference and not name.endswith("_db"):
             found["relative_percent"] = 100 * raw.difference / abs(reference)
         return found
 

@@ -26,8 +26,8 @@ HEADINGS = {
 }
 LEGEND = (
     "95 % intervals in brackets; in parentheses the change against {baseline} "
-    "in per cent; + significantly higher, - significantly lower than it; the "
-    "highest value in bold."
+    "(of decibels, the difference); + significantly higher, - significantly "
+    "lower than it; the highest value in bold."
 )
 _MISSING = "-"
 
@@ -95,7 +95,9 @@ class Grid:
                 f"{cell['high']:.{self.decimals}f}]"
             )
         if "relative_percent" in cell:
-            text += f" ({cell['relative_percent']:+.1f})"
+            text += f" ({cell['relative_percent']:+.1f} %)"
+        elif "difference" in cell:
+            text += f" ({cell['difference']:+.{self.decimals}f})"
         return text
 
     def is_best(self, system, number):
@@ -131,11 +133,12 @@ def markdown(grids, lines, baseline):
                 for i, cell in enumerate(cells)
             ]
             text += "| " + " | ".join([system, *cells]) + " |\n"
-        text += f"\n{_legend(baseline)}\n\n"
+        text += f"\n{legend(baseline)}\n\n"
     return text
 
 
-def _legend(baseline):
+def legend(baseline):
+    """Explain the cells of the tables."""
     if baseline is None:
         return "95 % intervals in brackets; the highest value in bold."
     return LEGEND.format(baseline=baseline)
@@ -159,7 +162,7 @@ def latex(grids, baseline):
     text = ""
     for grid in grids:
         text += "\\begin{table}\n\\centering\n"
-        caption = f"{grid.title}. {_legend(baseline)}"
+        caption = f"{grid.title}. {legend(baseline)}"
         text += f"\\caption{{{escape_latex(caption)}}}\n"
         text += f"\\begin{{tabular}}{{l{'r' * len(grid.columns)}}}\n\\toprule\n"
         text += (

@@ -1,0 +1,1 @@
+"""The figures of a report, each one function of the study."""

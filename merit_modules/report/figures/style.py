@@ -1,0 +1,121 @@
+"""How all figures look: colours, markers, files."""
+
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+#: Okabe and Ito's colours: told apart by colour-blind readers.
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+    "#000000",
+)
+#: With them, lines can be told apart in grey print, too.
+MARKERS = "osD^vPX*<>hd"
+LINES = ("-", "--", "-.", ":")
+#: Fonts go into PDF files as text.
+RC = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "merit",
+}
+PNG_DPI = 130
+
+
+class Picture(NamedTuple):
+    """A finished figure.
+
+    Arguments
+    ---------
+    name : str
+        Stem of its files.
+    title : str
+        Heading.
+    caption : str
+        What it shows, and how it was made.
+    alt : str
+        For who cannot see it.
+    png : bytes
+        The picture.
+    """
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    png: bytes
+
+
+def new_figure(width, height):
+    """Make an empty figure that belongs to no global state.
+
+    Arguments
+    ---------
+    width : float
+        In inches.
+    height : float
+        In inches.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure.
+    """
+    with rc_context(RC):
+        figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def line_style(number):
+    """Give the n-th system its colour, marker and line.
+
+    Example
+    -------
+    >>> line_style(0)["color"], line_style(7)["color"]
+    ('#0072B2', '#0072B2')
+    >>> line_style(0)["linestyle"] == line_style(7)["linestyle"]
+    False
+    """
+    n_colours = len(COLOURS)
+    return {
+        "color": COLOURS[number % n_colours],
+        "marker": MARKERS[number % len(MARKERS)],
+        "linestyle": LINES[(number + 2 * (number // n_colours)) % len(LINES)],
+        "markersize": 5,
+        "linewidth": 1.4,
+    }
+
+
+def finish(figure, folder, name, title, caption, alt):
+    """Save a figure as PNG and PDF and hand it to the page.
+
+    Arguments
+    ---------
+    figure : matplotlib.figure.Figure
+        The figure.
+    folder : Path
+        Where the files go.
+    name : str
+        Their stem.
+    title, caption, alt : str
+        See :class:`Picture`.
+
+    Returns
+    -------
+    Picture
+        The finished figure.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    stream = io.BytesIO()
+    with rc_context(RC):
+        figure.savefig(stream, format="png", dpi=PNG_DPI)
+        figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
+    (folder / f"{name}.png").write_bytes(stream.getvalue())
+    return Picture(name, title, caption, alt, stream.getvalue())
