@@ -95,6 +95,9 @@ def check_n_experts(n_experts):
     return n_experts
 
 
+EXPERT_STARTS = ("apart", "alike")
+
+
 class ExpertPool(nn.ModuleList):
     """E feed-forward experts of the same shape.
 
@@ -108,11 +111,16 @@ class ExpertPool(nn.ModuleList):
         Hidden width H.
     output_size : int
         Output width R.
+    start : str
+        ``apart``: every expert has random weights of its own. ``alike``: all
+        start as copies of the first, as in sparse upcycling (arXiv
+        2212.05055), so that a feature does not depend on the choice of the
+        expert until the experts have learned to differ.
 
     Raises
     ------
     ValueError
-        If ``n_experts`` is below 1.
+        If ``n_experts`` is below 1 or ``start`` is unknown.
 
     Example
     -------
@@ -121,11 +129,20 @@ class ExpertPool(nn.ModuleList):
     (3, 4)
     """
 
-    def __init__(self, n_experts, input_size, hidden_size, output_size):
+    def __init__(
+        self, n_experts, input_size, hidden_size, output_size, start="apart"
+    ):
         super().__init__(
             FeedForwardExpert(input_size, hidden_size, output_size)
             for _ in range(check_n_experts(n_experts))
         )
+        if start not in EXPERT_STARTS:
+            raise ValueError(
+                f"start: expected one of {EXPERT_STARTS}, got {start!r}"
+            )
+        if start == "alike":
+            for expert in list(self)[1:]:
+                expert.load_state_dict(self[0].state_dict())
         self.n_experts = n_experts
         self.input_size = input_size
         self.hidden_size = hidden_size

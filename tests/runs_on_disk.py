@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from merit_modules.metrics.classification import classification_scores
-from merit_modules.score_table import table_as_csv
+from merit_modules.score_table import read_table, table_as_csv
 
 CLASSES = ("angry", "calm_x", "sad")
 GRID = [
@@ -34,11 +34,13 @@ def write_run(
     """
     rng = np.random.default_rng([fold, 7])
     chance = np.random.default_rng([fold, seed, draw])
+    n_utterances = n_speakers * n_per_speaker
+    labels = rng.integers(3, size=n_utterances)
     rows, conditions = [], []
     for name, noise_set, snr_db in GRID:
         here = []
-        for number in range(n_speakers * n_per_speaker):
-            label = int(rng.integers(3))
+        for number in range(n_utterances):
+            label = int(labels[number])
             row = {
                 "utt_id": f"f{fold}_u{number:03}",
                 "spk_id": f"f{fold}_s{number % n_speakers}",
@@ -105,6 +107,44 @@ def write_run(
     }
     (folder / "results.json").write_text(json.dumps(results))
     return folder
+
+
+def write_routing(folder, choose, conditions=None, n_frames=49):
+    """Write routing decisions of a run, and what removing experts does.
+
+    ``choose`` takes a generator, task, row of the scores and number of frames
+    and gives the experts of an utterance.
+    """
+    _, table = read_table(folder / "scores.csv")
+    rng = np.random.default_rng(0)
+    (folder / "routing").mkdir()
+    for condition in conditions or [name for name, _, _ in GRID]:
+        rows = [row for row in table if row["condition"] == condition]
+        total = len(rows) * n_frames
+        arrays = {
+            "utt_ids": np.array([row["utt_id"] for row in rows]),
+            "n_frames": np.full(len(rows), n_frames),
+            "voicing": rng.integers(3, size=total).astype(np.uint8),
+        }
+        for task in ("se", "ser"):
+            experts = np.concatenate(
+                [choose(rng, task, row, n_frames) for row in rows]
+            )
+            arrays[f"expert_{task}"] = experts.astype(np.uint8)
+            arrays[f"probs_{task}"] = np.eye(3, dtype=np.float16)[experts]
+        path = folder / "routing" / f"{condition}.npz"
+        np.savez(path, frames_per_s=50.0, **arrays)
+    results = json.loads((folder / "results.json").read_text())
+    results["expert_removal"] = [
+        {
+            "condition": "clean",
+            "expert": expert,
+            "f1_macro": 0.6 - (expert or 0) / 10,
+            "si_sdr_db": None,
+        }
+        for expert in (None, 0, 1, 2)
+    ]
+    (folder / "results.json").write_text(json.dumps(results))
 
 
 def scores_of(rows):

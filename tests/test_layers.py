@@ -24,6 +24,7 @@ LAYERS = [
     {"weights"},
     {"ssl_encoder", "task_features", "checkpoints"},
     {"routing_log"},
+    {"routing_analysis"},
     {"layer_mix", "experts", "routers", "pooling"},
     {"mixture", "task_sums", "se_head", "ser_head"},
     {"system"},

@@ -11,7 +11,7 @@ from merit_modules.report.__main__ import main, write_report
 from merit_modules.report.compare import Settings
 from merit_modules.report.study import Study
 from merit_modules.report.writers import escape_latex
-from tests.runs_on_disk import GRID, scores_of, write_run
+from tests.runs_on_disk import GRID, scores_of, write_routing, write_run
 
 QUICK = Settings("base_line", n_resamples=400)
 
@@ -119,7 +119,7 @@ def test_all_forms_say_the_same(report):
     assert len(rows) == n_cells
     text = (out / "report.md").read_text()
     score = content["scores"]["f1_macro"]["good"]["clean"]["score"]
-    assert re.search(rf"\| good \|.*\*\*{score:.3f}\+ \[", text)
+    assert re.search(rf"\| good \|.*\*\*{score:.3f}\+ ± 0\.\d+ \[", text)
     tex = (out / "tables.tex").read_text()
     assert r"base\_line" in tex and "base_line" not in tex
     assert f"{score:.3f}+" in tex
@@ -210,3 +210,73 @@ def test_special_characters():
         r"a\_b\%\&\#\$\{\}\textasciitilde{}\textasciicircum{}"
         r"\textbackslash{}"
     )
+
+
+def test_gain_over_the_input_is_that_of_the_same_utterances(runs, report):
+    cells = report[0]["scores"]["si_sdr_db"]
+    for column, cell in cells["good"].items():
+        noisy = cells["noisy input"][column]["score"]
+        assert cell["gain_over_input"] == pytest.approx(cell["score"] - noisy)
+        assert cell["gain_over_input"] == pytest.approx(3.0, abs=0.05)
+    assert "gain_over_input" not in cells["noisy input"]["seen_5dB"]
+
+
+def test_emotions_are_scored_one_by_one(runs, report):
+    content, out = report
+    study = Study([runs])
+    rows = study.observations("good", study.conditions[0]).values()
+    found = content["emotions"]["good"]["seen_-5dB"]
+    expected = scores_of(list(rows))
+    for name in ("f1_per_class", "precision_per_class", "confusion"):
+        assert found[name] == expected[name]
+    assert 0 <= found["ece"] <= 1
+    assert "se_only" not in content["emotions"]
+    text = (out / "report.md").read_text()
+    mean = sum(
+        content["emotions"]["good"][name]["f1_per_class"]["sad"]
+        for name in ("seen_-5dB", "seen_5dB")
+    )
+    row = re.search(r"\| good \| seen mean \|(.*)", text)[1].split("|")
+    assert float(row[2]) == pytest.approx(mean / 2, abs=5e-4)
+
+
+def test_routing_is_told_in_numbers(tmp_path):
+    def choose(rng, task, row, n_frames):
+        if task == "ser":
+            return [0] * n_frames
+        return [("angry", "calm_x", "sad").index(row["label"])] * n_frames
+
+    for fold in (0, 1):
+        run = write_run(tmp_path / f"r{fold}", "routed", fold=fold)
+        write_routing(run, choose)
+    write_run(tmp_path / "plain", "plain")
+    settings = Settings("plain", n_resamples=100)
+    content = write_report([tmp_path], tmp_path / "out", settings)
+    assert set(content["routing"]) == {"routed"}
+    runs = content["routing"]["routed"]
+    assert [run["fold"] for run in runs] == [0, 1]
+    for run in runs:
+        known = run["tasks"]["se"]["information"]["emotion"]
+        assert known["percent"] == pytest.approx(100)
+        assert run["tasks"]["ser"]["imbalance"] == 3.0
+    text = (tmp_path / "out" / "report.md").read_text()
+    row = re.search(r"\| routed \| SE \|(.*)", text)[1].split("|")
+    assert row[0].strip() == "2"
+    assert re.fullmatch(r" 100\.0\* \(\d+\.\d\) ", row[6])
+    row = re.search(r"\| routed \| SER \|(.*)", text)[1].split("|")
+    assert row[1].strip() == "3.00 ± 0.00"
+    removed = re.findall(r"\| routed \| 0 \| 1 \| clean \|(.*)", text)
+    assert len(removed) == 4
+    assert removed[3].split("|")[:3] == [" expert 2 ", " 0.400 ", " -0.200 "]
+    assert (tmp_path / "out" / "figures" / "expert_load_routed.png").is_file()
+
+
+def test_routing_of_utterances_that_were_not_scored_is_refused(tmp_path):
+    run = write_run(tmp_path / "a", "a", n_speakers=2)
+    write_routing(run, lambda rng, task, row, n: [0] * n, ["clean"])
+    table = (run / "scores.csv").read_text().splitlines(keepends=True)
+    kept = [t for t in table if not t.startswith("f0_u003,f0_s1,clean")]
+    assert len(kept) == len(table) - 1
+    (run / "scores.csv").write_text("".join(kept))
+    with pytest.raises(InputError, match="f0_u003 under clean"):
+        write_report([run], tmp_path / "out", Settings(n_resamples=10))

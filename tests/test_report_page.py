@@ -10,7 +10,7 @@ import soundfile
 from merit_modules.report.__main__ import write_report
 from merit_modules.report.compare import Settings
 from tests.browser import browser, visit
-from tests.runs_on_disk import write_run
+from tests.runs_on_disk import write_routing, write_run
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -23,7 +23,8 @@ def report(tmp_path_factory):
         run = write_run(folder / "runs" / f"a{fold}", "base_line", fold=fold)
         write_run(folder / "runs" / f"b{fold}", "other", fold=fold, skill=0.8)
         write_run(folder / "runs" / f"c{fold}", EVIL, fold=fold, gain_db=None)
-    add_examples(run, "seen_-5dB", ["u1", "u2"])
+    add_examples(run, "seen_-5dB", ["f1_u000", "f1_u001"])
+    write_routing(run, lambda rng, task, row, n: rng.integers(3, size=n))
     measured = [
         {"step": k, "epoch": 1, "groups": {"ssl": {"cosine": 0.1 - 0.01 * k}}}
         for k in range(20)
@@ -45,15 +46,6 @@ def add_examples(run, condition, utt_ids, rate_hz=16000):
             wav = rng.normal(0, 0.5, rate_hz)
             path = folder / f"{utt_id}_{side}.wav"
             soundfile.write(path, wav, rate_hz, subtype="FLOAT")
-    n_frames = [49] * len(utt_ids)
-    arrays = {"utt_ids": np.array(utt_ids), "n_frames": np.array(n_frames)}
-    arrays["voicing"] = np.zeros(sum(n_frames), dtype=np.uint8)
-    for task in ("se", "ser"):
-        experts = rng.integers(3, size=sum(n_frames)).astype(np.uint8)
-        arrays[f"expert_{task}"] = experts
-        arrays[f"probs_{task}"] = np.eye(3, dtype=np.float16)[experts]
-    (run / "routing").mkdir()
-    np.savez(run / "routing" / f"{condition}.npz", frames_per_s=50.0, **arrays)
 
 
 def test_the_page_in_a_browser(report, tmp_path):
@@ -87,16 +79,19 @@ def test_the_page_holds_all_there_is(report):
     assert "<title>A &amp; B</title>" in text
     n_examples = 2
     assert text.count("<audio") == 3 * n_examples
-    # F1, UAR, accuracy, SI-SDR; confusion; conflict; two examples.
-    assert text.count("<img src=") == 4 + 1 + 1 + n_examples
+    # F1, UAR, accuracy, SI-SDR; confusion; load; conflict; two examples.
+    assert text.count("<img src=") == 4 + 1 + 1 + 1 + n_examples
     assert not re.findall(r"(?:src|href)=\"(?!data:)", text)
     assert "infinite" in text and "Cost" in text
+    for heading in ("Emotions", "Routing", "Experts removed"):
+        assert f"<h2>{heading}</h2>" in text
 
 
 def test_figures_are_files_too(report):
     names = {path.name for path in (report / "figures").iterdir()}
     assert {"f1_macro_over_snr.pdf", "f1_macro_over_snr.png"} <= names
     assert {"confusion.pdf", "gradient_conflict.pdf"} <= names
+    assert "expert_load_base_line.pdf" in names
 
 
 def test_sounds_do_not_clip(report):

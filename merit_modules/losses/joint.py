@@ -5,9 +5,14 @@ from torch import nn
 from merit_modules.errors import InputError
 from merit_modules.losses.enhancement import log1p_l1, negative_si_sdr
 from merit_modules.losses.recognition import EmotionLoss
-from merit_modules.losses.routing import BALANCE_LOSSES, router_z
+from merit_modules.losses.routing import (
+    BALANCE_LOSSES,
+    pool_load,
+    router_z,
+)
 from merit_modules.losses.weighting import UncertaintyWeighting
 
+BALANCE_SCOPES = ("task", "pool")
 WEIGHTINGS = ("fixed", "uncertainty")
 
 
@@ -32,6 +37,10 @@ class JointLoss(nn.Module):
         Weight of each router's z-loss (released code: none).
     balance_loss : str
         ``switch`` or ``kl``; see :mod:`merit_modules.losses.routing`.
+    balance_scope : str
+        What is to be even. ``task``: the load that each router makes.
+        ``pool``: the load that all routers make together, so that a task may
+        have experts of its own.
     task_weighting : str
         ``fixed``: the weights above. ``uncertainty``: each task's sum of
         weighted terms is weighed by a learned factor; see
@@ -65,10 +74,12 @@ class JointLoss(nn.Module):
         load_balance=0.0,
         router_z=0.0,
         balance_loss="switch",
+        balance_scope="task",
         task_weighting="fixed",
     ):
         super().__init__()
         _check("balance_loss", balance_loss, BALANCE_LOSSES)
+        _check("balance_scope", balance_scope, BALANCE_SCOPES)
         _check("task_weighting", task_weighting, WEIGHTINGS)
         self.task_weights = {
             "ser_ce": ser_ce,
@@ -81,6 +92,7 @@ class JointLoss(nn.Module):
             "router_z": router_z,
         }
         self.balance_loss = BALANCE_LOSSES[balance_loss]
+        self.balance_scope = balance_scope
         self.weighting = None
         if task_weighting == "uncertainty":
             if se_si_sdr:
@@ -118,9 +130,16 @@ class JointLoss(nn.Module):
             terms[ser_loss.term] = ser_loss(output.logits, labels)
         if output.enhancement is not None:
             terms |= self._se_terms(system, output, clean_wavs)
-        for task, decision in output.mixture.routing.items():
+        return terms | self._routing_terms(output.mixture.routing)
+
+    def _routing_terms(self, routing):
+        terms, load = {}, None
+        if routing and self.balance_scope == "pool":
+            load = pool_load(routing.values())
+        for task, decision in routing.items():
             if self.routing_weights["load_balance"]:
-                terms[f"{task}_load_balance"] = self.balance_loss(decision)
+                balance = self.balance_loss(decision, load)
+                terms[f"{task}_load_balance"] = balance
             if self.routing_weights["router_z"]:
                 terms[f"{task}_router_z"] = router_z(decision)
         return terms

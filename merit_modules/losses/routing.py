@@ -6,12 +6,13 @@ neither.
 
 import math
 
+import torch
 import torch.nn.functional as F
 
 MIN_LOAD = 1e-3
 
 
-def load_balance(decision):
+def load_balance(decision, load=None):
     """Penalise uneven expert load (Switch Transformer, arXiv 2101.03961 Eq. 4).
 
     ``E * sum_e f_e P_e`` with f_e the share of decisions for expert e and P_e
@@ -21,6 +22,10 @@ def load_balance(decision):
     ---------
     decision : RoutingDecision
         Decisions on M valid frames.
+    load : torch.Tensor, optional
+        The shares f_e (E,); those of ``decision`` by default. With
+        :func:`pool_load` the pool is balanced and not each router: averaged
+        over the tasks, the loss is that of all decisions together.
 
     Returns
     -------
@@ -37,11 +42,11 @@ def load_balance(decision):
     tensor(2.)
     """
     n_experts = decision.probs.shape[-1]
-    load = expert_load(decision)
+    load = expert_load(decision) if load is None else load
     return n_experts * (load * decision.probs.mean(dim=0)).sum()
 
 
-def load_kl(decision):
+def load_kl(decision, load=None):
     """Penalise uneven expert load by its KL divergence (released code).
 
     ``sum_e u (log u - log f_e) / E`` with u = 1 / E. The released code counts
@@ -52,6 +57,8 @@ def load_kl(decision):
     ---------
     decision : RoutingDecision
         Decisions on M valid frames.
+    load : torch.Tensor, optional
+        The shares f_e (E,); those of ``decision`` by default.
 
     Returns
     -------
@@ -69,7 +76,8 @@ def load_kl(decision):
     """
     mean_probs = decision.probs.mean(dim=0)
     # An idle expert: a large loss with a gradient that stays moderate.
-    load = expert_load(decision).clamp_min(MIN_LOAD)
+    load = expert_load(decision) if load is None else load
+    load = load.clamp_min(MIN_LOAD)
     load = load + (mean_probs - mean_probs.detach())
     uniform = 1.0 / len(load)
     return (uniform * (math.log(uniform) - load.log())).mean()
@@ -123,6 +131,32 @@ def expert_load(decision):
     n_experts = decision.probs.shape[-1]
     chosen = F.one_hot(decision.expert_index.flatten(), n_experts)
     return chosen.float().mean(dim=0)
+
+
+def pool_load(decisions):
+    """Compute the share of all tasks' decisions that each expert received.
+
+    Arguments
+    ---------
+    decisions : iterable of RoutingDecision
+        One per task.
+
+    Returns
+    -------
+    torch.Tensor
+        Shares (E,), summing to 1: the mean of the tasks' loads.
+
+    Example
+    -------
+    >>> import torch
+    >>> from merit_modules.routers import RoutingDecision
+    >>> def all_to(expert):
+    ...     index = torch.full((4, 1), expert)
+    ...     return RoutingDecision(None, torch.zeros(4, 2), index, None)
+    >>> pool_load([all_to(0), all_to(1)])
+    tensor([0.5000, 0.5000])
+    """
+    return torch.stack([expert_load(d) for d in decisions]).mean(dim=0)
 
 
 #: What can keep the load even.

@@ -15,8 +15,17 @@ from merit_modules.errors import InputError
 from merit_modules.report import writers
 from merit_modules.report.about import about, costs, failures
 from merit_modules.report.compare import TESTS, Comparer, Settings
+from merit_modules.report.emotions import score_emotions, summarise_emotions
 from merit_modules.report.gallery import draw_all, take_examples
 from merit_modules.report.page import render_page
+from merit_modules.report.routing import (
+    LEGEND as ROUTING_LEGEND,
+)
+from merit_modules.report.routing import (
+    analyse_runs,
+    summarise_removal,
+    summarise_routing,
+)
 from merit_modules.report.study import Study
 
 SHOWN = ("f1_macro", "si_sdr_db")  # on the screen
@@ -54,23 +63,46 @@ def write_report(folders, out, settings, title="Comparison of systems"):
         writers.Grid(name, table, comparer.columns)
         for name, table in tables.items()
     ]
+    emotions = score_emotions(study)
+    routing = analyse_runs(study, settings.seed)
     content = {
         "about": about(study, settings),
         "settings": settings._asdict(),
         "runs": [str(run.folder) for run in study.runs],
         "columns": [column.name for column in comparer.columns],
         "scores": tables,
+        "emotions": emotions,
+        "routing": routing,
         "cost": costs(study),
         "failures": failures(study),
     }
     out = Path(out)
     baseline = settings.baseline
     figures = out / "figures"
-    pictures = draw_all(study, tables, comparer.columns, figures)
+    pictures = draw_all(study, tables, comparer.columns, routing, figures)
+    extras = [
+        writers.Extra(
+            "Emotions",
+            "Mean over the conditions of a group, runs pooled; precision and "
+            "recall: macro averages; calibration error: 15 bins.",
+            *summarise_emotions(emotions, comparer.columns),
+        ),
+        writers.Extra("Routing", ROUTING_LEGEND, *summarise_routing(routing)),
+        writers.Extra(
+            "Experts removed",
+            "The next best expert takes the frames of the one that is gone.",
+            *summarise_removal(routing),
+        ),
+    ]
+    extras = [extra for extra in extras if extra.rows]
     examples = take_examples(study, figures)
     files = {
-        "report.html": render_page(title, content, grids, pictures, examples),
-        "report.md": writers.markdown(grids, content["about"], baseline),
+        "report.html": render_page(
+            title, content, grids, extras, pictures, examples
+        ),
+        "report.md": writers.markdown(
+            grids, extras, content["about"], baseline
+        ),
         "tables.tex": writers.latex(grids, baseline),
         "tables.csv": writers.long_csv(tables),
         "report.json": writers.as_json(content),

@@ -142,8 +142,9 @@ class Comparer:
         dict
             Score to system to column to cell: ``score``, ``low``, ``high``
             (95 % interval over speakers), ``n``, ``n_runs``, ``std`` (over
-            runs, from two on) and, for all but the baseline, ``difference``,
-            ``difference_low``, ``difference_high``, ``relative_percent``,
+            runs, from two on), of enhancement ``gain_over_input`` and, for
+            all but the baseline, ``difference``, ``difference_low``,
+            ``difference_high``, ``relative_percent``,
             ``p_value``, ``p_holm`` and ``mark``: ``+`` for significantly
             better or higher, ``-`` for lower, else empty. A cell without
             observations is absent.
@@ -250,6 +251,10 @@ class Comparer:
             for run in runs
         ]
         cell = {**interval._asdict(), "n": sum(map(len, observed))}
+        if name not in DECISION_SCORES and system != NOISY:
+            gain = _gain(name, observed)
+            if gain is not None:
+                cell["gain_over_input"] = gain
         cell["n_runs"] = len(runs)
         if len(runs) > 1:
             cell["std"] = float(np.std(by_run, ddof=1))
@@ -345,3 +350,16 @@ class Comparer:
         theirs = self._observations(name, self.settings.baseline, condition)
         shared = sorted(set(ours) & set(theirs), key=str)
         return [ours[k] for k in shared], [theirs[k] for k in shared]
+
+
+def _gain(name, observed):
+    """Mean over conditions of enhanced minus noisy, where both are known."""
+    gains = []
+    for rows in observed:
+        noisy = numbers(rows.values(), f"noisy_{name}")
+        gain = numbers(rows.values(), "value") - noisy
+        gain = gain[np.isfinite(gain)]
+        if not len(gain):
+            return None
+        gains.append(gain.mean())
+    return float(np.mean(gains))

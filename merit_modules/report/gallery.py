@@ -12,6 +12,7 @@ from merit_modules.report.figures.conflict import draw_conflict
 from merit_modules.report.figures.confusion import draw_confusions
 from merit_modules.report.figures.curves import draw_curves
 from merit_modules.report.figures.examples import SIDES, draw_example
+from merit_modules.report.figures.loads import draw_loads
 from merit_modules.report.figures.style import finish
 from merit_modules.report.writers import HEADINGS
 from merit_modules.routing_log import read_routing
@@ -39,7 +40,7 @@ class Example(NamedTuple):
     sounds: dict
 
 
-def draw_all(study, tables, columns, folder):
+def draw_all(study, tables, columns, routing, folder):
     """Draw all figures that the runs have data for.
 
     Arguments
@@ -50,6 +51,8 @@ def draw_all(study, tables, columns, folder):
         Score to system to column to cell.
     columns : list of Column
         All columns.
+    routing : dict
+        System to the analyses of its runs.
     folder : str or Path
         Where PNG and PDF files go.
 
@@ -87,6 +90,19 @@ def draw_all(study, tables, columns, folder):
         + " under "
         + " and ".join(c.name for c in chosen),
     )
+    for system, analyses in list(routing.items())[:MAX_SYSTEMS]:
+        run = analyses[0]
+        which = f"seed {run['seed']}"
+        if run["fold"] is not None:
+            which = f"fold {run['fold']}, {which}"
+        add(
+            draw_loads(run),
+            f"expert_load_{system}",
+            f"Expert load, {system}",
+            f"Share of the frames that each expert serves, in one run "
+            f"({which}): experts have no order, so runs cannot be averaged.",
+            f"Bars of expert load of {system} by factor, a row per task.",
+        )
     measured = {}
     for run in study.runs:
         path = run.folder / "gradient_conflict.json"

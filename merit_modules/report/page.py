@@ -12,7 +12,7 @@ from jinja2 import (
 from merit_modules.report.writers import legend
 
 
-def render_page(title, content, grids, pictures, examples):
+def render_page(title, content, grids, extras, pictures, examples):
     """Write the page.
 
     Pictures and sounds are in the page itself; a policy in its head forbids
@@ -26,6 +26,8 @@ def render_page(title, content, grids, pictures, examples):
         The content of ``report.json``.
     grids : list of Grid
         The tables.
+    extras : list of Extra
+        Further tables.
     pictures : list of Picture
         The figures.
     examples : list of Example
@@ -52,6 +54,7 @@ def render_page(title, content, grids, pictures, examples):
         about=content["about"],
         legend=legend(content["settings"]["baseline"]),
         grids=grids,
+        extras=extras,
         pictures=pictures,
         examples=examples,
         cost={k: _Known(v) for k, v in content["cost"].items()},

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from typing import NamedTuple
 
 from merit_modules.report.compare import NOISY
 
@@ -25,7 +26,8 @@ HEADINGS = {
     "dnsmos_ovrl": ("DNSMOS OVRL", 2),
 }
 LEGEND = (
-    "95 % intervals in brackets; in parentheses the change against {baseline} "
+    "± standard deviation over runs, where there are several; 95 % intervals "
+    "in brackets; in parentheses the change against {baseline} "
     "(of decibels, the difference); + significantly higher, - significantly "
     "lower than it; the highest value in bold."
 )
@@ -89,6 +91,8 @@ class Grid:
         if cell is None:
             return _MISSING
         text = f"{cell['score']:.{self.decimals}f}{cell.get('mark', '')}"
+        if with_interval and "std" in cell:
+            text += f" ± {cell['std']:.{self.decimals}f}"
         if with_interval:
             text += (
                 f" [{cell['low']:.{self.decimals}f}, "
@@ -105,13 +109,36 @@ class Grid:
         return self.best[self.columns[number].name] == system
 
 
-def markdown(grids, lines, baseline):
+class Extra(NamedTuple):
+    """A table that compares nothing, as text.
+
+    Arguments
+    ---------
+    title : str
+        Heading.
+    legend : str
+        What its cells are.
+    header : list of str
+        Names of the columns.
+    rows : list of list of str
+        Cells.
+    """
+
+    title: str
+    legend: str
+    header: list
+    rows: list
+
+
+def markdown(grids, extras, lines, baseline):
     """Write a report as Markdown.
 
     Arguments
     ---------
     grids : list of Grid
         The tables.
+    extras : list of Extra
+        Further tables.
     lines : list of str
         What was compared.
     baseline : str or None
@@ -134,13 +161,23 @@ def markdown(grids, lines, baseline):
             ]
             text += "| " + " | ".join([system, *cells]) + " |\n"
         text += f"\n{legend(baseline)}\n\n"
+    for extra in extras:
+        text += f"## {extra.title}\n\n"
+        text += "| " + " | ".join(extra.header) + " |\n"
+        text += "|---" * len(extra.header) + "|\n"
+        for row in extra.rows:
+            text += "| " + " | ".join(row) + " |\n"
+        text += f"\n{extra.legend}\n\n"
     return text
 
 
 def legend(baseline):
     """Explain the cells of the tables."""
     if baseline is None:
-        return "95 % intervals in brackets; the highest value in bold."
+        return (
+            "± standard deviation over runs, where there are several; 95 % "
+            "intervals in brackets; the highest value in bold."
+        )
     return LEGEND.format(baseline=baseline)
 
 
