@@ -192,8 +192,9 @@ class ConditionScores:
 class Evaluation:
     """Evaluates a trained system, condition by condition, and can go on.
 
-    What was evaluated before with the same weights, mixtures and metrics is
-    kept. Writes, after each condition, ``results.json``, ``results.md`` and
+    What was evaluated before with the same weights and mixtures is kept, also
+    conditions that are in the grid no more and metrics that are asked for no
+    more. Writes, after each condition, ``results.json``, ``results.md`` and
     ``scores.csv``; per condition a CSV of the mixtures, the routing decisions
     and a folder of examples.
 
@@ -225,8 +226,8 @@ class Evaluation:
             **settings,
             "validation": validation,
             "weights": fingerprint(brain.system),
-            "metrics": list(scorer.metrics),
         }
+        self.settings_key = _digest(self.settings)
         self.results = {
             **about,
             "validation": validation,
@@ -235,6 +236,7 @@ class Evaluation:
             "conditions": [],
         }
         self.rows = {}
+        self._to_extend = {}
 
     def run(self, conditions, chosen=None, n_examples=0):
         """Evaluate what is not evaluated yet.
@@ -269,17 +271,26 @@ class Evaluation:
         keys = {c.name: self._key(c) for c in conditions}
         finished = self._take_over(keys)
         for condition in conditions:
-            if condition.name in chosen and condition.name not in finished:
+            name = condition.name
+            if name in chosen and (
+                name not in finished or name in self._to_extend
+            ):
                 finished[condition.name] = {
                     **self._evaluate(condition, n_examples),
                     "key": keys[condition.name],
+                    "settings_key": self.settings_key,
                 }
-                # In the order of the grid, whatever was there before.
-                self.results["conditions"] = [
-                    finished[name] for name in names if name in finished
-                ]
+                self._extend(finished[condition.name])
+                self._list(finished, names)
                 self._write()
         return self.results
+
+    def _list(self, finished, names):
+        """In the order of the grid, then what is not in it."""
+        order = [*names, *(name for name in finished if name not in names)]
+        self.results["conditions"] = [
+            finished[name] for name in order if name in finished
+        ]
 
     def _key(self, condition):
         asked = [
@@ -289,7 +300,7 @@ class Evaluation:
             {k: v["wav"] for k, v in condition.dataset.data.items()},
             self.settings,
         ]
-        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+        return _digest(asked)
 
     def _take_over(self, keys):
         """Keep what an earlier start evaluated under the same conditions."""
@@ -297,24 +308,48 @@ class Evaluation:
         if not path.is_file():
             return {}
         earlier = json.loads(path.read_text(encoding="utf-8"))
-        finished = {
+        kept = {
             entry["name"]: entry
             for entry in earlier["conditions"]
-            if keys.get(entry["name"]) == entry.get("key")
+            if entry.get("settings_key") == self.settings_key
+            and keys.get(entry["name"], entry["key"]) == entry["key"]
         }
-        if finished:
-            _, rows = read_table(self.folder / SCORES)
-            for row in rows:
-                if row["condition"] in finished:
-                    self.rows.setdefault(row["condition"], []).append(row)
-            self.results["conditions"] = [
-                finished[name] for name in keys if name in finished
-            ]
-            for extra in ("cost", "expert_removal"):
-                if extra in earlier:
-                    self.results[extra] = earlier[extra]
-            logger.info(f"Evaluated before: {', '.join(finished)}")
-        return finished
+        if not kept:
+            return {}
+        _, table = read_table(self.folder / SCORES)
+        for row in table:
+            if row["condition"] in kept:
+                self.rows.setdefault(row["condition"], []).append(row)
+        for name, entry in kept.items():
+            missing = set(self.scorer.metrics) - set(metrics_of(entry))
+            if name in keys and "se" in entry and missing:
+                self._to_extend[name] = entry, self.rows[name]
+        self._list(kept, list(keys))
+        for extra in ("cost", "expert_removal"):
+            if extra in earlier:
+                self.results[extra] = earlier[extra]
+        finished = [name for name in kept if name not in self._to_extend]
+        logger.info(f"Evaluated before: {', '.join(finished) or 'nothing'}")
+        return kept
+
+    def _extend(self, entry):
+        """Add what an earlier evaluation found by other metrics."""
+        if entry["name"] not in self._to_extend:
+            return
+        earlier, rows = self._to_extend.pop(entry["name"])
+        others = set(metrics_of(earlier)) - set(self.scorer.metrics)
+        for side, values in entry["se"].items():
+            if isinstance(values, dict):
+                before = earlier["se"][side]
+                values |= {m: before[m] for m in before if m in others}
+        entry["failures"] += [
+            f for f in earlier["failures"] if f["metric"] in others
+        ]
+        before = {row["utt_id"]: row for row in rows}
+        for row in self.rows[entry["name"]]:
+            for side in SIDES[:2]:
+                names = [f"{side}_{metric}" for metric in others]
+                row |= {n: before[row["utt_id"]].get(n) for n in names}
 
     def _evaluate(self, condition, n_examples):
         start = time.monotonic()
@@ -429,11 +464,10 @@ class Evaluation:
         self._write()
 
     def _write(self):
-        measured = [
-            f"{side}_{metric}"
-            for side in SIDES[:2]
-            for metric in self.scorer.metrics
-        ]
+        metrics = dict.fromkeys(self.scorer.metrics)
+        for entry in self.results["conditions"]:
+            metrics |= dict.fromkeys(metrics_of(entry))
+        measured = [f"{side}_{m}" for side in SIDES[:2] for m in metrics]
         rows = [row for name in self._names() for row in self.rows[name]]
         write_atomically(
             self.folder / SCORES,
@@ -451,6 +485,23 @@ class Evaluation:
 
     def _names(self):
         return [entry["name"] for entry in self.results["conditions"]]
+
+
+def metrics_of(entry):
+    """List the enhancement metrics of a condition's results.
+
+    Example
+    -------
+    >>> metrics_of({"se": {"n": 1, "noisy": {}, "enhanced": {"stoi": {}}}})
+    ['stoi']
+    >>> metrics_of({"ser": {}})
+    []
+    """
+    return list(entry.get("se", {}).get("enhanced", {}))
+
+
+def _digest(content):
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def fingerprint(system):

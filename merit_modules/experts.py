@@ -37,6 +37,9 @@ class LayerMixingExpert(nn.Module):
     ---------
     n_layer_reps : int
         Number of layer representations L.
+    equal : bool
+        Start with equal weights. Experts need random ones: if they started
+        the same they would stay the same.
 
     Example
     -------
@@ -44,10 +47,12 @@ class LayerMixingExpert(nn.Module):
     torch.Size([5, 4])
     """
 
-    def __init__(self, n_layer_reps):
+    def __init__(self, n_layer_reps, equal=False):
         super().__init__()
-        # Not all equal: experts that start the same would stay the same.
-        self.layer_weights = nn.Parameter(torch.randn(n_layer_reps))
+        self.n_layer_reps = n_layer_reps
+        self.equal = equal
+        start = torch.zeros if equal else torch.randn
+        self.layer_weights = nn.Parameter(start(n_layer_reps))
 
     def forward(self, features):
         """Mix the layers of concatenated features.
@@ -95,7 +100,7 @@ def check_n_experts(n_experts):
     return n_experts
 
 
-EXPERT_STARTS = ("apart", "alike")
+EXPERT_STARTS = ("apart", "alike", "zero")
 
 
 class ExpertPool(nn.ModuleList):
@@ -115,7 +120,8 @@ class ExpertPool(nn.ModuleList):
         ``apart``: every expert has random weights of its own. ``alike``: all
         start as copies of the first, as in sparse upcycling (arXiv
         2212.05055), so that a feature does not depend on the choice of the
-        expert until the experts have learned to differ.
+        expert until the experts have learned to differ. ``zero``: as
+        ``apart``, but all give 0 at first, for experts beside a skip.
 
     Raises
     ------
@@ -143,10 +149,15 @@ class ExpertPool(nn.ModuleList):
         if start == "alike":
             for expert in list(self)[1:]:
                 expert.load_state_dict(self[0].state_dict())
+        elif start == "zero":
+            for expert in self:
+                nn.init.zeros_(expert[-1].weight)
+                nn.init.zeros_(expert[-1].bias)
         self.n_experts = n_experts
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.output_size = output_size
+        self.start = start
 
 
 class LayerMixingPool(nn.ModuleList):

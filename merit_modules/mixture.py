@@ -70,6 +70,10 @@ class ExpertMixture(nn.Module):
         The shared experts.
     routers : dict
         Task name to its TopKRouter.
+    skips : dict, optional
+        Task name to a LayerMixingExpert whose weighted sum of the layers is
+        added to what the experts give: they then learn what the features of
+        naive multi-task learning lack (not in the paper).
 
     Raises
     ------
@@ -91,7 +95,7 @@ class ExpertMixture(nn.Module):
     (torch.Size([2, 5, 6]), 8)
     """
 
-    def __init__(self, layer_mix, experts, routers):
+    def __init__(self, layer_mix, experts, routers, skips=None):
         super().__init__()
         if layer_mix.output_size != experts.input_size:
             raise ValueError(
@@ -107,6 +111,9 @@ class ExpertMixture(nn.Module):
         self.layer_mix = layer_mix
         self.experts = experts
         self.routers = nn.ModuleDict(routers)
+        self.skips = nn.ModuleDict(skips) if skips else None
+        if skips:
+            _check_skips(skips, layer_mix, experts, routers)
 
     @property
     def output_size(self):
@@ -136,5 +143,26 @@ class ExpertMixture(nn.Module):
         features = self.layer_mix(layer_reps, packer.index)
         routing = {task: self.routers[task](features) for task in tasks}
         results = dispatch(features, self.experts, list(routing.values()))
+        if self.skips is not None:
+            results = [
+                result + self.skips[task](features)
+                for task, result in zip(tasks, results)
+            ]
         unpacked = [packer.unpack(result) for result in results]
         return MixtureOutput(dict(zip(tasks, unpacked)), routing, packer.valid)
+
+
+def _check_skips(skips, layer_mix, experts, routers):
+    if set(skips) != set(routers):
+        raise ValueError(
+            f"skips: expected one for each of {', '.join(routers)}, got "
+            f"{', '.join(skips)}"
+        )
+    for task, skip in skips.items():
+        width, rest = divmod(layer_mix.output_size, len(skip.layer_weights))
+        if rest or width != experts.output_size:
+            raise ValueError(
+                f"skip of task {task!r}: expected layers as wide as the "
+                f"experts' output ({experts.output_size}), got "
+                f"{layer_mix.output_size} / {len(skip.layer_weights)}"
+            )

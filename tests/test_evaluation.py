@@ -44,8 +44,11 @@ def finished(miniemo, tmp_path_factory):
 
 @pytest.fixture
 def run(finished, tmp_path):
-    """A copy of it, elsewhere."""
-    return shutil.copytree(finished, tmp_path / "moved")
+    """A copy of it, elsewhere, not tested yet."""
+    moved = shutil.copytree(finished, tmp_path / "moved")
+    (moved / "results.json").unlink()
+    (moved / "scores.csv").unlink()
+    return moved
 
 
 def evaluate(folder, **keys):
@@ -168,9 +171,39 @@ def test_chosen_conditions_join_what_is_there(run):
     ]
     with pytest.raises(InputError, match="expected some of unseen_-5dB.*'x'"):
         evaluate(run, **GRID, test_conditions="[x]")
-    # Other metrics: all over again.
-    results = evaluate(run, **GRID, test_conditions="[clean]", metrics="[stoi]")
-    assert [c["name"] for c in results["conditions"]] == ["clean"]
+
+
+def test_nothing_that_was_scored_is_lost(run, monkeypatch):
+    """Whatever a later call asks for; and only what is missing is computed."""
+    evaluate(run, **GRID)
+    before = table_of(run)
+    results = evaluate(
+        run, test_conditions="[unseen_0dB]", metrics="[stoi, si_sdr_db]"
+    )
+    assert len(results["conditions"]) == len(NAMES) + 1
+    assert results["conditions"][0]["name"] == "unseen_0dB"
+    rows = {(r["condition"], r["utt_id"]): r for r in table_of(run)}
+    for row in before:
+        assert rows[row["condition"], row["utt_id"]].items() >= row.items()
+    # One more metric for a condition that is there: the others stay.
+    name = "unseen_5dB"
+    results = evaluate(
+        run, **GRID, test_conditions=f"[{name}]", metrics="[stoi]"
+    )
+    (entry,) = [c for c in results["conditions"] if c["name"] == name]
+    assert {"stoi", "si_sdr_db"} <= set(entry["se"]["enhanced"])
+    assert {"stoi", "si_sdr_db"} <= set(entry["se"]["gain"])
+    extended = [row for row in table_of(run) if row["condition"] == name]
+    assert all(float(row["enhanced_stoi"]) > 0 for row in extended)
+    for row in extended:
+        earlier = rows[name, row["utt_id"]]
+        assert row["enhanced_si_sdr_db"] == earlier["enhanced_si_sdr_db"]
+
+    def never(self, condition, n_examples):
+        raise AssertionError(f"{condition.name} is there already")
+
+    monkeypatch.setattr(evaluation.Evaluation, "_evaluate", never)
+    evaluate(run, **GRID, test_conditions=f"[{name}]", metrics="[si_sdr_db]")
 
 
 def test_experts_are_taken_away(run):

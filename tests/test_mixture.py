@@ -5,12 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from merit_modules.experts import ExpertPool
+from merit_modules.experts import ExpertPool, LayerMixingExpert
 from merit_modules.layer_mix import LayerNormConcat
 from merit_modules.losses.routing import (
     expert_load,
     load_balance,
     load_kl,
+    pool_load,
     router_z,
 )
 from merit_modules.mixture import ExpertMixture, dispatch
@@ -230,6 +231,25 @@ def test_balance_losses_on_worked_values(golden):
     )
 
 
+@pytest.mark.parametrize("loss", [load_balance, load_kl])
+def test_tasks_with_experts_of_their_own_balance_the_pool(loss):
+    """Each router is one-sided, both together are even."""
+    one = decision_of(torch.tensor([[20.0, 0.0]] * 4))
+    other = decision_of(torch.tensor([[0.0, 20.0]] * 4))
+    load = pool_load([one, other])
+    assert load.tolist() == [0.5, 0.5]
+    even = loss(decision_of(20 * torch.eye(2)))
+    for decision in (one, other):
+        assert loss(decision, load) == pytest.approx(even.item(), abs=1e-4)
+        assert loss(decision) > even + 0.5
+    # Averaged over the tasks it is the loss of all decisions together.
+    torch.manual_seed(0)
+    tasks = [decision_of(torch.randn(10, 3)) for _ in TASKS]
+    mean = sum(load_balance(d, pool_load(tasks)) for d in tasks) / 2
+    together = decision_of(torch.cat([d.logits for d in tasks]))
+    torch.testing.assert_close(mean, load_balance(together))
+
+
 def test_the_kl_loss_pulls_an_idle_expert_back():
     logits = torch.tensor([[2.0, 1.0, -1.0]] * 4, requires_grad=True)
     loss = load_kl(decision_of(logits))
@@ -303,3 +323,66 @@ def test_parts_that_do_not_fit_are_refused():
         ExpertMixture(mix, pool, {"se": TopKRouter(6, 3)})
     with pytest.raises(ValueError, match=r"expected .*\(2, 3\), got \(1, 3\)"):
         mix([torch.zeros(1, 1, 3)], None)
+
+
+def test_experts_that_start_alike_do_the_same_and_grow_apart():
+    torch.manual_seed(0)
+    pool = ExpertPool(3, 8, 16, 4, start="alike")
+    x = torch.randn(5, 8)
+    assert torch.equal(pool[0](x), pool[1](x))
+    assert torch.equal(pool[0](x), pool[2](x))
+    pool[1][0].weight.data.add_(1.0)
+    assert not torch.equal(pool[0](x), pool[1](x))
+    assert torch.equal(pool[0](x), pool[2](x))
+    with pytest.raises(ValueError, match="'near'"):
+        ExpertPool(3, 8, 16, 4, start="near")
+
+
+def make_residual(**changes):
+    options = {
+        "layer_mix": LayerNormConcat(4, 6),
+        "experts": ExpertPool(3, 24, 16, 6, start="zero"),
+        "routers": {task: TopKRouter(24, 3) for task in TASKS},
+        "skips": {task: LayerMixingExpert(4, equal=True) for task in TASKS},
+    }
+    return ExpertMixture(**{**options, **changes})
+
+
+def test_a_skip_adds_the_tasks_weighted_sum_of_layers():
+    torch.manual_seed(0)
+    mixture = make_residual()
+    reps = torch.randn(4, 2, 20, 6)
+    n_frames = torch.tensor([20, 12])
+    normed = torch.nn.functional.layer_norm(reps, (6,))
+    out = mixture(list(reps), n_frames)
+    for task in TASKS:
+        # The experts are silent: the feature of naive multi-task learning.
+        expected = normed.mean(dim=0)
+        expected[1, 12:] = 0
+        torch.testing.assert_close(out.features[task], expected)
+    with torch.no_grad():
+        mixture.skips["se"].layer_weights[2] = 50.0
+    out = mixture(list(reps), n_frames)
+    torch.testing.assert_close(out.features["se"][0], normed[2, 0])
+    torch.testing.assert_close(out.features["ser"][0], normed[:, 0].mean(0))
+    (only,) = mixture(list(reps), n_frames, tasks=["se"]).features.values()
+    assert torch.equal(only, out.features["se"])
+    out.features["se"].sum().backward()
+    assert mixture.skips["ser"].layer_weights.grad is None
+    assert any(e[-1].weight.grad.abs().sum() > 0 for e in mixture.experts)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"skips": {"se": LayerMixingExpert(4)}}, "one for each of se, ser"),
+        (
+            {"skips": {task: LayerMixingExpert(3) for task in TASKS}},
+            r"experts' output \(6\), got 24 / 3",
+        ),
+        ({"experts": ExpertPool(3, 24, 16, 5)}, r"output \(5\)"),
+    ],
+)
+def test_skips_that_do_not_fit_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_residual(**changes)

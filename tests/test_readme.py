@@ -1,8 +1,12 @@
 """Every command and snippet of the README does what it says."""
 
+import json
+import os
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -14,6 +18,10 @@ from tests.test_training import run_train
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^python train\.py (hparams/\S+)(.*)$", README, re.M)
+#: What is done with finished runs: evaluate them further, report.
+AFTERWARDS = re.findall(
+    r"^python -m (merit_modules\.(?:evaluate|report)) (.*)$", README, re.M
+)
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
 #: What makes a run short, and nothing else.
 SHORT = {
@@ -51,6 +59,65 @@ def test_commands(yaml, options, miniemo, tmp_path):
     done = run_train(yaml, tmp_path, *given, *extra)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "unseen_0dB" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def two_runs(miniemo, tmp_path_factory):
+    """Two systems, trained as the README says, but short."""
+    folder = tmp_path_factory.mktemp("two_runs")
+    short = {**SHORT, "test_clean": True}
+    extra = [x for k, v in short.items() for x in (f"--{k}", str(v))]
+    runs = [folder / name for name in ("sparse_merit", "naive_mtl")]
+    for run in runs:
+        options = [*extra, "--data_folder", str(miniemo)]
+        done = run_train(f"hparams/{run.name}.yaml", run, *options)
+        assert done.returncode == 0, done.stderr[-3000:]
+    return runs
+
+
+def test_from_runs_to_the_report(two_runs, tmp_path):
+    """Grid, scores and report, by the README's own commands in turn."""
+    kinds = [module for module, _ in AFTERWARDS]
+    assert kinds.count("merit_modules.report") >= 1 and len(kinds) >= 5
+    for module, options in AFTERWARDS:
+        words = shlex.split(options)
+        if module.endswith("report"):
+            runs = list(map(str, two_runs))
+            first, last = words.index("RUN"), words.index("...]")
+            words[first : last + 1] = runs
+            words[words.index("DIR")] = str(tmp_path)
+            calls = [[*words, "--resamples", "200"]]
+        else:
+            calls = [
+                [w.replace("RUN", str(r)) for w in words] for r in two_runs
+            ]
+            if "--removal_conditions" in words:
+                del calls[1]  # naive MTL has no experts
+        for call in calls:
+            done = run_module(module, call, tmp_path)
+            assert done.returncode == 0, done.stderr[-3000:]
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert set(content["scores"]["f1_macro"]) == {"naive_mtl", "sparse_merit"}
+    assert {"seen_-5dB", "unseen_5dB", "clean"} <= set(content["columns"])
+    assert {"pesq_wb", "covl", "si_sdr_db"} <= set(content["scores"])
+    assert (
+        "difference" in content["scores"]["covl"]["sparse_merit"]["unseen_0dB"]
+    )
+    (routing,) = content["routing"]["sparse_merit"]
+    assert routing["n_utterances"] == 12
+    assert {r["expert"] for r in routing["expert_removal"]} == {None, 0, 1, 2}
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<h2>Routing</h2>" in page and page.count("<audio") >= 6
+
+
+def run_module(module, options, folder):
+    return subprocess.run(
+        [sys.executable, "-m", module, *options],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_the_parts_snippet(capsys):

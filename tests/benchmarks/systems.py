@@ -37,6 +37,7 @@ from merit_modules.peak_memory import PeakMemory
 HPARAMS = Path(__file__).resolve().parents[2] / "hparams"
 SYSTEMS = (
     "sparse_merit",
+    "residual_merit",
     "dense_merit",
     "weighted_sum_experts",
     "weighted_sum_experts_dense",

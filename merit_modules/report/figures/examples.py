@@ -79,4 +79,10 @@ def _draw_experts(panel, experts, task, frame_s=0.02):
         )
     panel.set_ylim(0, n_experts)
     panel.set_yticks(np.arange(n_experts) + 0.5, range(n_experts), fontsize=6)
-    panel.set_ylabel(f"{task.upper()}\nexpert", fontsize=7)
+    panel.set_ylabel(
+        f"{task.upper()} expert",
+        rotation=0,
+        ha="right",
+        va="center",
+        fontsize=7,
+    )
