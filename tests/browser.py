@@ -22,6 +22,7 @@ class Visit(NamedTuple):
     broken_pictures: list
     silent_sounds: list
     overflow_px: int
+    narrowest_cell_px: float
 
 
 def executable():
@@ -79,8 +80,12 @@ def visit(chromium, url, width, height, picture=None):
     overflow = page.evaluate(
         "() => document.documentElement.scrollWidth - window.innerWidth"
     )
+    narrowest = page.evaluate(
+        "() => Math.min(...[...document.querySelectorAll('th, td')]"
+        ".map(cell => cell.getBoundingClientRect().width))"
+    )
     if picture:
         page.screenshot(path=picture, full_page=True)
     page.close()
     requests = [r for r in requests if not r.startswith(("data:", "file:"))]
-    return Visit(errors, requests, broken, silent, overflow)
+    return Visit(errors, requests, broken, silent, overflow, narrowest)

@@ -25,12 +25,13 @@ def write_run(
     n_speakers=12,
     n_per_speaker=8,
     draw=0,
+    attributes=False,
 ):
     """Write ``results.json`` and ``scores.csv`` of a run.
 
     Runs of one fold share utterances, labels and mixtures; ``draw`` makes
     their decisions differ. A system without skill or gain (None) lacks that
-    task.
+    task. With ``attributes`` emotion is a number and no class.
     """
     rng = np.random.default_rng([fold, 7])
     chance = np.random.default_rng([fold, seed, draw])
@@ -50,7 +51,12 @@ def write_run(
                 "noise": noise_set and f"n{rng.integers(9)}.wav",
             }
             noisy = (snr_db or 30.0) + float(rng.normal())
-            if skill is not None:
+            if attributes:
+                value = 1.0 + 3.0 * label
+                row["label_arousal"] = value
+                error = float(chance.normal(0, 1 - (skill or 0)))
+                row["prediction_arousal"] = value + error
+            elif skill is not None:
                 guess = int(chance.integers(3))
                 found = label if chance.uniform() < skill else guess
                 row |= {
@@ -87,15 +93,11 @@ def write_run(
             ]
         conditions.append(entry)
     folder.mkdir(parents=True)
-    (folder / "scores.csv").write_text(
-        table_as_csv(
-            rows,
-            [
-                *("label", "prediction", *(f"prob_{c}" for c in CLASSES)),
-                *("noisy_si_sdr_db", "enhanced_si_sdr_db"),
-            ],
-        )
-    )
+    columns = ["label", "prediction", *(f"prob_{c}" for c in CLASSES)]
+    if attributes:
+        columns = ["label_arousal", "prediction_arousal"]
+    columns += ["noisy_si_sdr_db", "enhanced_si_sdr_db"]
+    (folder / "scores.csv").write_text(table_as_csv(rows, columns))
     results = {
         "corpus": "C",
         "system": system,

@@ -8,11 +8,17 @@ import struct
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import OfflineModeIsEnabled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from merit_modules.errors import InputError
-from merit_modules.released import convert, load_release, read_release
+from merit_modules.released import (
+    convert,
+    load_release,
+    read_release,
+    source,
+)
 from merit_modules.released.files import read_part, read_torch_file
 from merit_modules.released.pickles import read_statistics
 from tests.releases import (
@@ -385,6 +391,36 @@ def test_nothing_is_there(tmp_path):
         load_release(tmp_path / "nowhere")
     with pytest.raises(InputError, match="found neither"):
         load_release(tmp_path)
+
+
+def test_a_name_on_the_hub_is_fetched(model, tmp_path, monkeypatch):
+    asked = []
+
+    def fetch(name):
+        asked.append(name)
+        return str(model)
+
+    monkeypatch.setattr(source, "snapshot_download", fetch)
+    release = read_release("owner/some-model.v1")
+    assert release.folder == model and asked == ["owner/some-model.v1"]
+    # A folder of that name goes first.
+    (tmp_path / "owner" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="owner/here: .*found neither"):
+        read_release("owner/here")
+    for wrong in ("nobody", "a/b/c", "nobody/", "../x y"):
+        with pytest.raises(InputError, match="expected a folder, or owner"):
+            read_release(wrong)
+    assert asked == ["owner/some-model.v1"]
+
+
+def test_a_hub_that_cannot_be_reached_is_said(monkeypatch):
+    def fail(name):
+        raise OfflineModeIsEnabled("Cannot reach it: offline.\nMore of that")
+
+    monkeypatch.setattr(source, "snapshot_download", fail)
+    with pytest.raises(InputError, match="owner/name: .*: offline.$"):
+        load_release("owner/name")
 
 
 def test_cut_file(model):

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from merit_modules.errors import InputError
+from merit_modules.metrics.attributes import attribute_scores
 from merit_modules.report.__main__ import main, write_report
 from merit_modules.report.compare import Settings
 from merit_modules.report.study import Study
@@ -280,3 +281,31 @@ def test_routing_of_utterances_that_were_not_scored_is_refused(tmp_path):
     (run / "scores.csv").write_text("".join(kept))
     with pytest.raises(InputError, match="f0_u003 under clean"):
         write_report([run], tmp_path / "out", Settings(n_resamples=10))
+
+
+@pytest.mark.parametrize("test", ["bootstrap", "subsets", "wilcoxon"])
+def test_attributes_are_compared_by_concordance(tmp_path, test, capsys):
+    options = {"attributes": True, "n_speakers": 12}
+    write_run(tmp_path / "a", "base_line", skill=0.2, **options)
+    write_run(tmp_path / "b", "twin", skill=0.2, **options)
+    run = write_run(tmp_path / "c", "good", skill=0.9, **options)
+    command = [str(tmp_path), "--baseline", "base_line", "--test", test]
+    out = tmp_path / "out"
+    assert main([*command, "--out", str(out), "--resamples", "300"]) == 0
+    assert "ccc_arousal: good" in capsys.readouterr().out
+    content = json.loads((out / "report.json").read_text())
+    assert set(content["scores"]) == {"ccc_arousal", "si_sdr_db"}
+    assert content["emotions"] == {}
+    cells = content["scores"]["ccc_arousal"]
+    assert "noisy input" not in cells
+    assert all(cell["mark"] == "+" for cell in cells["good"].values())
+    assert all(cell["mark"] == "" for cell in cells["twin"].values())
+    with open(run / "scores.csv") as stream:
+        rows = [r for r in csv.DictReader(stream) if r["condition"] == "clean"]
+    sides = [
+        [[float(row[f"{side}_arousal"])] for row in rows]
+        for side in ("prediction", "label")
+    ]
+    expected = attribute_scores(*sides, ["arousal"])["ccc_arousal"]
+    assert cells["good"]["clean"]["score"] == pytest.approx(expected)
+    assert "CCC, arousal over SNR" in (out / "report.html").read_text()

@@ -64,6 +64,8 @@ def test_the_page_in_a_browser(report, tmp_path):
             assert found.broken_pictures == []
             assert found.silent_sounds == []
             assert found.overflow_px <= 0
+            # No column of single letters.
+            assert found.narrowest_cell_px >= 30
         # And what is wrong would have been seen.
         found = visit(chromium, broken.as_uri(), 1280, 900)
     assert any("oops" in error for error in found.errors)

@@ -8,6 +8,7 @@ from scipy import stats
 from sklearn.metrics import f1_score, recall_score
 from statsmodels.stats.contingency_tables import mcnemar as their_mcnemar
 
+from merit_modules.metrics.attributes import attribute_scores
 from merit_modules.metrics.classification import classification_scores
 from merit_modules.significance.bootstrap import Bootstrap, units_of
 from merit_modules.significance.comparison import Comparison, holm
@@ -19,9 +20,11 @@ from merit_modules.significance.paired_tests import (
 )
 from merit_modules.significance.scores import (
     DECISION_SCORES,
+    concordance,
     confusions,
     f1_macro,
     mean,
+    moments,
     sums,
     uar,
 )
@@ -37,6 +40,21 @@ def decisions(n=800, n_speakers=20, skill=0.6, seed=0):
 
 
 # ---- scores -----------------------------------------------------------------
+
+
+def test_concordance_is_that_of_the_results():
+    rng = np.random.default_rng(0)
+    x, speakers = rng.uniform(1, 7, 90), np.arange(90) % 9
+    y = x + rng.normal(0.5, 1.0, 90)
+    table = moments(x, y, speakers)
+    assert table.shape == (9, 6)
+    expected = attribute_scores(x[:, None], y[:, None], ["v"])["ccc_v"]
+    assert concordance(table.sum(axis=0)) == pytest.approx(expected)
+    mine = speakers == 4
+    expected = attribute_scores(x[mine][:, None], y[mine][:, None], ["v"])
+    assert concordance(table)[4] == pytest.approx(expected["ccc_v"])
+    same = moments([2.0, 2.0], [2.0, 2.0], [0, 0])
+    assert concordance(same).tolist() == [0.0]
 
 
 def test_scores_are_those_of_the_results():

@@ -53,7 +53,7 @@ def _parser():
     parser.add_argument(
         "release_dir",
         help="folder with final_*.pt, with WavLM-Large.pt and the other "
-        "pre-trained parts, or with both",
+        "pre-trained parts, or with both; or owner/name on the hub",
     )
     parser.add_argument("out_dir", help="folder to write")
     parser.add_argument(

@@ -21,6 +21,7 @@ from merit_modules.released.parts import (
     rename_part,
 )
 from merit_modules.released.sizes import ReleaseError
+from merit_modules.released.source import local_folder
 from merit_modules.released.wavlm import add_missing_projection, restore_wavlm
 from merit_modules.released.wavlm_config import wavlm_config
 from merit_modules.ssl_encoder import RandomSSLEncoder
@@ -71,7 +72,8 @@ def read_release(folder):
     Arguments
     ---------
     folder : str or Path
-        See :func:`~merit_modules.released.files.find_files`.
+        See :func:`~merit_modules.released.files.find_files`; or
+        ``owner/name`` on the hub.
 
     Returns
     -------
@@ -89,6 +91,7 @@ def read_release(folder):
     Traceback (most recent call last):
     merit_modules.errors.InputError: ...: expected final_ssl.pt ...
     """
+    folder = local_folder(folder)
     files = find_files(folder)
     parts, statistics, training, cfg = read_all(files)
     config, notes = None, []
@@ -110,7 +113,7 @@ def read_release(folder):
     ]
     if "se" in parts:
         notes.append("the STFT's hop is not in the files: taken as 160 samples")
-    return Release(Path(folder), parts, statistics, config, training, notes)
+    return Release(folder, parts, statistics, config, training, notes)
 
 
 def _ssl_config(part, cfg, cfg_path, own):

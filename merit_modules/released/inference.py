@@ -1,6 +1,5 @@
 """Run a released system on waveforms."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -13,6 +12,7 @@ from merit_modules.released.convert import (
     choose_labels,
     read_release,
 )
+from merit_modules.released.source import local_folder
 
 
 class Routing(NamedTuple):
@@ -151,8 +151,8 @@ def load_release(folder, padding_rule="exact"):
     Arguments
     ---------
     folder : str or Path
-        Either; the published sparse models are what the authors' files are
-        taken for.
+        Either, or ``owner/name`` on the hub; the published sparse models are
+        what the authors' files are taken for.
     padding_rule : str
         ``exact``: an utterance's result is the same in any batch.
         ``released``: as in the authors' code.
@@ -176,7 +176,8 @@ def load_release(folder, padding_rule="exact"):
     >>> load_release(folder)(torch.randn(1, 8000)).logits.shape
     torch.Size([1, 4])
     """
-    if (Path(folder) / HPARAMS_FILE).is_file():
+    folder = local_folder(folder)
+    if (folder / HPARAMS_FILE).is_file():
         hparams = load_folder(folder, padding_rule=padding_rule)
         rate = hparams["sample_rate_hz"]
         system, labels = hparams["system"], hparams["labels"]

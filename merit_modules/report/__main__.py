@@ -28,7 +28,7 @@ from merit_modules.report.routing import (
 )
 from merit_modules.report.study import Study
 
-SHOWN = ("f1_macro", "si_sdr_db")  # on the screen
+SHOWN = ("f1_macro", "ccc_", "si_sdr_db")  # on the screen
 
 
 def write_report(folders, out, settings, title="Comparison of systems"):
@@ -136,8 +136,10 @@ def main(argv=None):
         print(f"error: {error}", file=sys.stderr)
         return 2
     print("\n".join(content["about"]))
-    for name in SHOWN:
-        for system, cells in content["scores"].get(name, {}).items():
+    for name, table in content["scores"].items():
+        if not name.startswith(SHOWN):
+            continue
+        for system, cells in table.items():
             shown = "  ".join(
                 f"{column} {cell['score']:.3f}{cell.get('mark', '')}"
                 for column, cell in cells.items()

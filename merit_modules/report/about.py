@@ -8,7 +8,7 @@ _HOW = {
     "bootstrap": "paired bootstrap over speakers ({n} resamples)",
     "subsets": "two-tailed paired t-test over 40 random subsets (where a "
     "condition has fewer than 40 utterances: paired bootstrap over speakers)",
-    "mcnemar": "McNemar's test on the decisions (enhancement: paired "
+    "mcnemar": "McNemar's test on the decisions (all else: paired "
     "bootstrap over speakers, {n} resamples)",
     "wilcoxon": "Wilcoxon's signed-rank test on the scores of utterances "
     "(emotions: paired bootstrap over speakers, {n} resamples)",

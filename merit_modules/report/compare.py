@@ -16,13 +16,16 @@ from merit_modules.significance.paired_tests import (
 )
 from merit_modules.significance.scores import (
     DECISION_SCORES,
+    concordance,
     confusions,
     mean,
+    moments,
     sums,
 )
 
 NOISY = "noisy input"
 MEAN = "mean"
+CCC = "ccc_"
 #: Name of a test to what it can compare.
 TESTS = {
     "bootstrap": "all scores",
@@ -151,6 +154,7 @@ class Comparer:
         """
         names = list(DECISION_SCORES) if self.study.classes else []
         names.remove("f1_micro") if names else None  # it is wa
+        names += [f"{CCC}{name}" for name in self.study.attributes]
         found = {name: self._table(name) for name in names}
         found |= {m: self._table(m) for m in self.study.metrics}
         return {name: table for name, table in found.items() if table}
@@ -170,7 +174,7 @@ class Comparer:
 
     def _rows(self, name):
         systems = list(self.study.systems)
-        if name not in DECISION_SCORES:
+        if name in self.study.metrics:
             systems.insert(0, NOISY)
         return systems
 
@@ -188,7 +192,11 @@ class Comparer:
         if system == NOISY:
             source, side = self._with_metric(name), "noisy"
         found = self.study.observations(source, condition) if source else {}
-        column = "prediction" if name in DECISION_SCORES else f"{side}_{name}"
+        column = f"{side}_{name}"
+        if name in DECISION_SCORES:
+            column = "prediction"
+        elif name.startswith(CCC):
+            column = f"prediction_{name.removeprefix(CCC)}"
         return {
             key: {**row, "value": row[column]}
             for key, row in found.items()
@@ -216,9 +224,15 @@ class Comparer:
                 len(self.study.classes),
                 n_units,
             )
-        return sums(numbers(rows, "value"), units, n_units)
+        values = numbers(rows, "value")
+        if name.startswith(CCC):
+            labels = numbers(rows, f"label_{name.removeprefix(CCC)}")
+            return moments(values, labels, units, n_units)
+        return sums(values, units, n_units)
 
     def _score(self, name):
+        if name.startswith(CCC):
+            return concordance
         return DECISION_SCORES.get(name, mean)
 
     def _by_speaker(self, name, rows):
@@ -251,7 +265,7 @@ class Comparer:
             for run in runs
         ]
         cell = {**interval._asdict(), "n": sum(map(len, observed))}
-        if name not in DECISION_SCORES and system != NOISY:
+        if name in self.study.metrics and system != NOISY:
             gain = _gain(name, observed)
             if gain is not None:
                 cell["gain_over_input"] = gain
@@ -313,7 +327,7 @@ class Comparer:
             ours, theirs = (sum(side, []) for side in zip(*pairs))
             labels, predictions = self.study.decisions(ours)
             return mcnemar(labels, predictions, self.study.decisions(theirs)[1])
-        if test == "wilcoxon" and not is_decision:
+        if test == "wilcoxon" and name in self.study.metrics:
             ours, theirs = (sum(side, []) for side in zip(*pairs))
             return wilcoxon(numbers(ours, "value"), numbers(theirs, "value"))
         if test == "subsets" and min(len(o) for o, _ in pairs) >= N_SUBSETS:

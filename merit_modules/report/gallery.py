@@ -14,7 +14,7 @@ from merit_modules.report.figures.curves import draw_curves
 from merit_modules.report.figures.examples import SIDES, draw_example
 from merit_modules.report.figures.loads import draw_loads
 from merit_modules.report.figures.style import finish
-from merit_modules.report.writers import HEADINGS
+from merit_modules.report.writers import heading_of
 from merit_modules.routing_log import read_routing
 
 MAX_SYSTEMS = 4  # of confusion matrices and examples
@@ -68,7 +68,7 @@ def draw_all(study, tables, columns, routing, folder):
             found.append(finish(figure, folder, *words))
 
     for name, table in tables.items():
-        title = HEADINGS.get(name, (name,))[0]
+        title = heading_of(name)[0]
         add(
             draw_curves(title, table, columns, study.systems),
             f"{name}_over_snr",

@@ -1,6 +1,7 @@
 """The report as one HTML file that needs nothing else."""
 
 import base64
+import re
 
 from jinja2 import (
     Environment,
@@ -8,6 +9,7 @@ from jinja2 import (
     StrictUndefined,
     select_autoescape,
 )
+from markupsafe import Markup, escape
 
 from merit_modules.report.writers import legend
 
@@ -48,6 +50,8 @@ def render_page(title, content, grids, extras, pictures, examples):
         "png": lambda data: _data_uri("image/png", data),
         "wav": lambda data: _data_uri("audio/wav", data),
         "scaled": _scaled,
+        "lines": lambda cell: re.split(r" (?=[\[(])", cell),
+        "breakable": _breakable,
     }
     return environment.get_template("page.html.j2").render(
         title=title,
@@ -71,6 +75,11 @@ class _Known(dict):
 
 def _data_uri(kind, data):
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _breakable(name):
+    """Let a narrow screen break a name at its underscores, not elsewhere."""
+    return Markup("_<wbr>").join(escape(part) for part in name.split("_"))
 
 
 def _scaled(value, unit):

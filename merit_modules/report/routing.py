@@ -137,13 +137,14 @@ LEGEND = (
     "Largest load / even: 1 where all experts serve as many frames, the "
     "number of experts where one serves all. Knows: mutual information "
     "between the choice of the expert and the factor, in % of the entropy of "
-    "the choice; after 'of which by chance' what permutations give ("
+    "the choice; * p < 0.05 in every run; in parentheses what chance gives, by "
+    "permuting ("
     + "; ".join(
         f"{factor.removesuffix('_db').replace('_', ' ')}: {what}"
         for factor, what in FACTORS.items()
     )
-    + "); * p < 0.05 in every run. Kappa: agreement of the tasks on the "
-    "expert, beyond chance."
+    + "; task: the two tasks of an utterance). Kappa: agreement of the tasks "
+    "on the expert, beyond chance."
 )
 
 

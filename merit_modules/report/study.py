@@ -53,6 +53,7 @@ class Study:
         self.systems = list(dict.fromkeys(run.system for run in self.runs))
         self.conditions = _conditions(self.runs)
         self.classes = _classes(self.runs)
+        self.attributes = _attributes(self.runs)
         self.metrics = _metrics(self.runs)
         # A speaker of one fold is one unit, however many runs heard it.
         keys = {
@@ -151,6 +152,17 @@ def _classes(runs):
             + " and ".join(f"{', '.join(k)} ({v})" for k, v in found.items())
         )
     return list(next(iter(found), ()))
+
+
+def _attributes(runs):
+    """List the attributes that some run estimated."""
+    found = {}
+    for run in runs:
+        row = next(iter(next(iter(run.rows.values())).values()))
+        for name, value in row.items():
+            if name.startswith("prediction_") and value:
+                found[name.removeprefix("prediction_")] = None
+    return list(found)
 
 
 def _metrics(runs):

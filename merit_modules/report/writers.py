@@ -5,7 +5,7 @@ import io
 import json
 from typing import NamedTuple
 
-from merit_modules.report.compare import NOISY
+from merit_modules.report.compare import CCC, NOISY
 
 #: Score to heading and number of decimals.
 HEADINGS = {
@@ -34,6 +34,19 @@ LEGEND = (
 _MISSING = "-"
 
 
+def heading_of(name):
+    """Give the heading of a score and its number of decimals.
+
+    Example
+    -------
+    >>> heading_of("si_sdr_db"), heading_of("ccc_arousal")
+    (('SI-SDR, dB', 2), ('CCC, arousal', 3))
+    """
+    if name.startswith(CCC):
+        return f"CCC, {name.removeprefix(CCC)}", 3
+    return HEADINGS.get(name, (name, 3))
+
+
 class Grid:
     """One table, as text cells.
 
@@ -58,7 +71,7 @@ class Grid:
     """
 
     def __init__(self, name, table, columns, with_intervals=True):
-        self.title, self.decimals = HEADINGS.get(name, (name, 3))
+        self.title, self.decimals = heading_of(name)
         self.columns = [
             c
             for c in columns

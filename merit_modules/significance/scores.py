@@ -83,6 +83,53 @@ def sums(values, units, n_units=0):
     return np.stack([totals, counts], axis=-1)
 
 
+def moments(estimates, references, units, n_units=0):
+    """Add up what the concordance correlation is made of, per unit.
+
+    Arguments
+    ---------
+    estimates : sequence of float
+        One per observation (N,).
+    references : sequence of float
+        Likewise (N,).
+    units : sequence of int
+        Unit of each observation (N,), 0 to G - 1.
+    n_units : int
+        Number of units G, where some have no observation.
+
+    Returns
+    -------
+    np.ndarray
+        Count, sums, sums of squares and of products (G, 6).
+
+    Example
+    -------
+    >>> moments([1.0, 3.0], [2.0, 2.0], [0, 0]).tolist()
+    [[2.0, 4.0, 4.0, 10.0, 8.0, 8.0]]
+    """
+    x, y, units = paired(
+        estimates=estimates, references=references, units=units
+    )
+    parts = (np.ones(len(x)), x, y, x * x, y * y, x * y)
+    return np.stack(
+        [np.bincount(units, part, minlength=n_units) for part in parts],
+        axis=-1,
+    )
+
+
+def concordance(table):
+    """Concordance correlation of moments (..., 6); 0 where nothing varies."""
+    n = table[..., 0]
+    x, y, xx, yy, xy = np.moveaxis(table[..., 1:], -1, 0) / n
+    spread = (xx - x * x) + (yy - y * y) + (x - y) ** 2
+    return np.divide(
+        2 * (xy - x * y),
+        spread,
+        out=np.zeros_like(spread),
+        where=spread > 0,
+    )
+
+
 def f1_macro(confusion):
     """Macro F1 of confusion matrices (..., C, C).
 
