@@ -22,6 +22,7 @@ from pathlib import Path
 import ruamel.yaml
 from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import YAMLError
 
 from merit_modules.errors import InputError
@@ -197,12 +198,23 @@ def parse_overrides(text):
     dict
         Key to value.
 
+    Raises
+    ------
+    InputError
+        If a key is given twice, or a value is no YAML.
+
     Example
     -------
     >>> parse_overrides("{lr: 0.1}")["lr"]
     0.1
     """
-    return _yaml().load(text) or {}
+    try:
+        return _yaml().load(text) or {}
+    except DuplicateKeyError as error:
+        told = error.problem.partition(" (")[0]
+        raise InputError(f"options: {told}") from None
+    except YAMLError as error:
+        raise InputError(f"options: expected YAML: {error}") from None
 
 
 def format_overrides(overrides):

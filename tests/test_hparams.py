@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from merit_modules.hparams import compose, load_hparams
+from merit_modules.errors import InputError
+from merit_modules.hparams import compose, load_hparams, parse_overrides
 from merit_modules.ssl_encoder import PretrainedSSLEncoder, RandomSSLEncoder
 from merit_modules.tiny import TINY_SSL
 from tests.conftest import ROOT
@@ -164,3 +165,15 @@ def test_a_local_folder_gives_the_same_encoder(tmp_path, name):
     torch.testing.assert_close(actual.layer_reps, expected.layer_reps)
     front_end = loaded.model.feature_extractor
     assert not any(p.requires_grad for p in front_end.parameters())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lr: 1\nlr: 2\n", 'options: found duplicate key "lr"'),
+        ("metrics: [stoi\n", "options: expected YAML"),
+    ],
+)
+def test_options_that_cannot_be_read(text, message):
+    with pytest.raises(InputError, match=message):
+        parse_overrides(text)
