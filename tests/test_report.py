@@ -70,7 +70,7 @@ def test_columns_are_snrs_by_noise_with_means(report):
 
 
 @pytest.mark.parametrize(
-    "test", ["bootstrap", "subsets", "mcnemar", "wilcoxon"]
+    "test", ["bootstrap", "permutation", "subsets", "mcnemar", "wilcoxon"]
 )
 def test_a_planted_difference_is_marked_and_a_copy_is_not(runs, tmp_path, test):
     settings = QUICK._replace(test=test)

@@ -1,5 +1,7 @@
 """Every statistic against a worked example or the package that defines it."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,6 +20,7 @@ from merit_modules.significance.paired_tests import (
     subset_t_test,
     wilcoxon,
 )
+from merit_modules.significance.permutation import permute_units
 from merit_modules.significance.scores import (
     DECISION_SCORES,
     concordance,
@@ -177,6 +180,59 @@ def test_the_bootstrap_rejects_as_often_as_it_should():
     assert 2 <= rejected <= 24  # 5 % of 200 is 10
 
 
+# ---- permutation ------------------------------------------------------------
+
+
+def test_a_permutation_tries_every_swap_of_speakers():
+    labels, ours, speakers = decisions(120, 6, skill=0.7)
+    _, theirs, _ = decisions(120, 6, skill=0.4)
+    a = confusions(labels, ours, speakers, 4)
+    b = confusions(labels, theirs, speakers, 4)
+    differences = []
+    for swapped in itertools.product([False, True], repeat=6):
+        swap = np.array(swapped)[:, None, None]
+        one, other = np.where(swap, b, a), np.where(swap, a, b)
+        differences.append(f1_macro(one.sum(0)) - f1_macro(other.sum(0)))
+    observed = differences[0]
+    as_much = np.mean(np.array(differences) >= observed - 1e-12)
+    found = permute_units(f1_macro, [a], [b], 120)
+    assert found.difference == pytest.approx(observed)
+    assert found.p_value == pytest.approx(min(1, 2 * as_much))
+    assert (found.n, found.n_units) == (120, 6)
+    # Two conditions: one swap for both. Speakers of other folds: no swap.
+    twice = permute_units(f1_macro, [a, a], [b, b], 240)
+    assert twice.p_value == found.p_value
+    gap = np.zeros((2, 4, 4))
+    wider = permute_units(
+        f1_macro, [np.vstack([a, gap])], [np.vstack([b, gap])], 120
+    )
+    assert (wider.p_value, wider.n_units) == (found.p_value, 6)
+
+
+def test_a_permutation_agrees_with_a_t_test_of_many_speakers():
+    rng = np.random.default_rng(0)
+    gains, units = rng.normal(0.3, 1.0, 60), np.arange(60)
+    found = permute_units(
+        mean, [sums(gains, units)], [sums(np.zeros(60), units)], 60
+    )
+    expected = stats.ttest_1samp(gains, 0).pvalue
+    assert found.p_value == pytest.approx(expected, abs=0.01)
+
+
+def test_with_few_speakers_a_permutation_is_valid_where_the_bootstrap_is_not():
+    units = np.arange(6)
+    rejected = {"bootstrap": 0, "permutation": 0}
+    for seed in range(150):
+        gains = np.random.default_rng(seed).normal(size=6)
+        pair = [sums(gains, units)], [sums(np.zeros(6), units)]
+        for found in (
+            Bootstrap(6, 400, seed=seed).compare(mean, *pair, 6),
+            permute_units(mean, *pair, 6),
+        ):
+            rejected[found.test] += found.p_value < 0.05
+    assert rejected["permutation"] <= 15 < rejected["bootstrap"]
+
+
 # ---- the same, and not the same ---------------------------------------------
 
 
@@ -190,6 +246,12 @@ def all_tests(system, baseline, labels, speakers):
         len(labels),
     )
     yield Bootstrap(20, 2000, seed=0).compare(
+        f1_macro,
+        [confusions(labels, system, speakers, 4)],
+        [confusions(labels, baseline, speakers, 4)],
+        len(labels),
+    )
+    yield permute_units(
         f1_macro,
         [confusions(labels, system, speakers, 4)],
         [confusions(labels, baseline, speakers, 4)],

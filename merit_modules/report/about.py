@@ -6,6 +6,7 @@ from merit_modules.significance.bootstrap import FEW_UNITS
 
 _HOW = {
     "bootstrap": "paired bootstrap over speakers ({n} resamples)",
+    "permutation": "paired permutation of speakers (at most {n} of them)",
     "subsets": "two-tailed paired t-test over 40 random subsets (where a "
     "condition has fewer than 40 utterances: paired bootstrap over speakers)",
     "mcnemar": "McNemar's test on the decisions (all else: paired "
@@ -70,8 +71,10 @@ def about(study, settings):
         )
     if study.has_speakers and len(study.speakers) < FEW_UNITS:
         lines.append(
-            f"Caution: with {len(study.speakers)} speakers, intervals over "
-            "speakers are too narrow, and p values too small."
+            f"Caution: with {len(study.speakers)} speakers, bootstrap "
+            "intervals are too narrow and bootstrap p values too small; a "
+            "permutation of speakers stays valid, and cannot show less than p "
+            f"= {2 / 2 ** len(study.speakers):.2g}."
         )
     return lines + _versions(runs)
 

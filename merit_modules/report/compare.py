@@ -14,6 +14,7 @@ from merit_modules.significance.paired_tests import (
     subset_t_test,
     wilcoxon,
 )
+from merit_modules.significance.permutation import permute_units
 from merit_modules.significance.scores import (
     DECISION_SCORES,
     concordance,
@@ -29,6 +30,7 @@ CCC = "ccc_"
 #: Name of a test to what it can compare.
 TESTS = {
     "bootstrap": "all scores",
+    "permutation": "all scores",
     "subsets": "all scores",
     "mcnemar": "decisions (shown with every score of emotions)",
     "wilcoxon": "enhancement (shown with every metric)",
@@ -350,14 +352,19 @@ class Comparer:
                 *([t[side] for t in tables] for side in (0, 1)),
                 n,
             )
-        return self.boot.compare(
-            score,
-            *(
-                [self._by_speaker(name, pair[side]) for pair in pairs]
-                for side in (0, 1)
-            ),
-            n,
-        )
+        tables = [
+            [self._by_speaker(name, pair[side]) for pair in pairs]
+            for side in (0, 1)
+        ]
+        if test == "permutation":
+            return permute_units(
+                score,
+                *tables,
+                n,
+                self.settings.n_resamples,
+                self.settings.seed,
+            )
+        return self.boot.compare(score, *tables, n)
 
     def _pair(self, name, system, condition):
         ours = self._observations(name, system, condition)
