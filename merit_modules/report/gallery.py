@@ -73,8 +73,8 @@ def draw_all(study, tables, columns, routing, folder):
             draw_curves(title, table, columns, study.systems),
             f"{name}_over_snr",
             f"{title} over SNR",
-            "Bands: 95 % intervals, bootstrap over speakers. Clean speech "
-            "stands at the right end.",
+            "Bands or bars: 95 % intervals, bootstrap over speakers. Clean "
+            "speech stands at the right end.",
             f"Lines of {title} over SNR for {', '.join(table)}.",
         )
     noisy = [c for c in study.conditions if c.snr_db is not None]

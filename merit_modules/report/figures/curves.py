@@ -1,10 +1,13 @@
-"""Scores over SNR, a line with a confidence band per system."""
+"""Scores over SNR, a line with its confidence intervals per system."""
 
 import numpy as np
 from matplotlib import rc_context
 
 from merit_modules.report.compare import NOISY
 from merit_modules.report.figures.style import RC, line_style, new_figure
+
+MAX_BANDS = 4  # more would hide each other: bars, side by side
+BARS_WIDTH = 0.4  # of all of them, of the distance between two SNRs
 
 
 def draw_curves(title, table, columns, systems):
@@ -63,7 +66,8 @@ def draw_curves(title, table, columns, systems):
 def _draw_panel(panel, table, columns, systems):
     places = np.arange(len(columns))
     names = ["clean" if c.snr_db is None else f"{c.snr_db:g}" for c in columns]
-    for system, cells in table.items():
+    has_bands = len(table) <= MAX_BANDS
+    for number, (system, cells) in enumerate(table.items()):
         here = [
             (x, cells[c.name])
             for x, c in zip(places, columns)
@@ -71,21 +75,23 @@ def _draw_panel(panel, table, columns, systems):
         ]
         if not here:
             continue
-        x = [place for place, _ in here]
+        shift = BARS_WIDTH * ((number + 0.5) / len(table) - 0.5)
+        shift = 0 if has_bands else shift
+        x = [place + shift for place, _ in here]
         if system == NOISY:
             style = {"color": "0.45", "linestyle": (0, (1, 1)), "marker": "."}
         else:
             style = line_style(systems.index(system))
-        panel.plot(
-            x, [cell["score"] for _, cell in here], label=system, **style
-        )
-        panel.fill_between(
-            x,
-            [cell["low"] for _, cell in here],
-            [cell["high"] for _, cell in here],
-            color=style["color"],
-            alpha=0.12,
-            linewidth=0,
-        )
+        scores = np.array([cell["score"] for _, cell in here])
+        low = np.array([cell["low"] for _, cell in here])
+        high = np.array([cell["high"] for _, cell in here])
+        panel.plot(x, scores, label=system, **style)
+        colour = style["color"]
+        if has_bands:
+            panel.fill_between(
+                x, low, high, color=colour, alpha=0.12, linewidth=0
+            )
+        else:
+            panel.vlines(x, low, high, color=colour, linewidth=0.8, alpha=0.7)
     panel.set_xticks(places, names)
     panel.grid(axis="y", color="0.9", linewidth=0.6)

@@ -27,13 +27,16 @@ def draw_loads(analysis):
 
     Returns
     -------
-    matplotlib.figure.Figure
-        A row per task, a panel per factor. Of more than ten groups, those
+    matplotlib.figure.Figure or None
+        None if there is nothing to tell apart. A row per task, a panel per
+        factor. Of more than ten groups, those
         are drawn whose load differs most from the whole.
     """
     tasks = analysis["tasks"]
     first = next(iter(tasks.values()))["load_by"]
-    factors = [name for name in TITLES if name in first]
+    factors = [name for name in TITLES if len(first.get(name, ())) > 1]
+    if not factors:
+        return None
     shown = {
         (task, factor): _choose(entry["load_by"][factor], entry["load"])
         for task, entry in tasks.items()
