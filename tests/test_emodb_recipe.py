@@ -1,6 +1,7 @@
 """The EMO-DB recipe's documented command, on a tree of its form."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -49,6 +50,44 @@ def test_the_documented_command_runs(tree):
     results = json.loads((tree / "run" / "results.json").read_text())
     assert [c["name"] for c in results["conditions"]] == ["unseen_0dB", "clean"]
     assert results["conditions"][0]["ser"]["n"] == 8
+
+
+def test_the_documented_study_runs(tree):
+    """From training to the report, short, with two of its systems."""
+    text = (RECIPE / "README.md").read_text()
+    (script,) = [
+        block
+        for block in re.findall(r"```bash\n(.*?)```", text, re.S)
+        if "for fold in" in block
+    ]
+    (systems,) = re.findall(r'systems="(.*?)"', script, re.S)
+    there = {path.stem for path in (RECIPE / "hparams").glob("*.yaml")}
+    assert set(systems.split()) == there - {"emodb"}
+    changes = {
+        systems: "naive_mtl sparse_merit",
+        "0 1 2": "1",
+        "/corpora/EMO-DB": str(tree / "emodb"),
+        "/corpora/noise": str(tree / "noise"),
+        "--stage_2_epochs 14": "--stage_2_epochs 0 --num_workers 0",
+        "'[-5, 0, 5, 10]'": "'[0]' --num_metric_workers 0 --noprogressbar",
+        "results/study": str(tree / "study"),
+        "python ": f"{sys.executable} ",
+    }
+    for old, new in changes.items():
+        assert old in script
+        script = script.replace(old, new)
+    done = subprocess.run(
+        ["bash", "-e", "-c", script],
+        cwd=RECIPE,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads((tree / "study_report" / "report.json").read_text())
+    assert report["columns"] == ["unseen_0dB", "seen_0dB", "clean"]
+    cell = report["scores"]["f1_macro"]["sparse_merit"]["seen_0dB"]
+    assert cell["n"] == 8 and "p_holm" in cell
+    assert set(report["scores"]) >= {"pesq_wb", "estoi", "si_sdr_db"}
 
 
 def test_a_missing_placeholder_is_named(tmp_path):
