@@ -43,8 +43,8 @@ def about(study, settings):
         f"Corpus: {runs[0].results.get('corpus')}. {len(study.systems)} "
         f"systems, {len(runs)} runs; "
         + "; ".join(
-            f"{system}: {_who(study.runs_of(system))}"
-            for system in study.systems
+            f"{', '.join(systems)}: {who}"
+            for who, systems in _by_runs(study).items()
         )
         + ".",
         f"{len(utterances)} test utterances"
@@ -77,6 +77,15 @@ def about(study, settings):
             f"= {2 / 2 ** len(study.speakers):.2g}."
         )
     return lines + _versions(runs)
+
+
+def _by_runs(study):
+    """Group systems that have runs of the same folds and seeds."""
+    found = {}
+    for system in study.systems:
+        who = _who(study.runs_of(system))
+        found.setdefault(who, []).append(system)
+    return found
 
 
 def _who(runs):

@@ -69,12 +69,18 @@ def draw_all(study, tables, columns, routing, folder):
 
     for name, table in tables.items():
         title = heading_of(name)[0]
+        # The decibels of clean speech would hide all other differences.
+        drawn = [
+            c
+            for c in columns
+            if c.snr_db is not None or not name.endswith("_db")
+        ]
         add(
-            draw_curves(title, table, columns, study.systems),
+            draw_curves(title, table, drawn, study.systems),
             f"{name}_over_snr",
             f"{title} over SNR",
             "Bands or bars: 95 % intervals, bootstrap over speakers. Clean "
-            "speech stands at the right end.",
+            "speech stands at the right end, except for decibels.",
             f"Lines of {title} over SNR for {', '.join(table)}.",
         )
     noisy = [c for c in study.conditions if c.snr_db is not None]

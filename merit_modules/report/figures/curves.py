@@ -6,7 +6,7 @@ from matplotlib import rc_context
 from merit_modules.report.compare import NOISY
 from merit_modules.report.figures.style import RC, line_style, new_figure
 
-MAX_BANDS = 4  # more would hide each other: bars, side by side
+MAX_BANDS = 5  # more would hide each other: bars, side by side
 BARS_WIDTH = 0.4  # of all of them, of the distance between two SNRs
 
 
