@@ -275,12 +275,12 @@ class Evaluation:
             if name in chosen and (
                 name not in finished or name in self._to_extend
             ):
-                finished[condition.name] = {
+                finished[name] = {
                     **self._evaluate(condition, n_examples),
-                    "key": keys[condition.name],
+                    "key": keys[name],
                     "settings_key": self.settings_key,
                 }
-                self._extend(finished[condition.name])
+                self._extend(finished[name])
                 self._list(finished, names)
                 self._write()
         return self.results

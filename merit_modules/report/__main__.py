@@ -19,9 +19,7 @@ from merit_modules.report.emotions import score_emotions, summarise_emotions
 from merit_modules.report.gallery import draw_all, take_examples
 from merit_modules.report.page import render_page
 from merit_modules.report.routing import (
-    LEGEND as ROUTING_LEGEND,
-)
-from merit_modules.report.routing import (
+    ROUTING_LEGEND,
     analyse_runs,
     summarise_removal,
     summarise_routing,

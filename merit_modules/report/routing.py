@@ -8,6 +8,25 @@ from merit_modules.routing_log import read_routing
 ALPHA = 0.05
 
 
+def _spoken(factor):
+    return {"snr_db": "SNR", "noise_type": "noise type"}.get(factor, factor)
+
+
+ROUTING_LEGEND = (
+    "Means over runs, ± standard deviation, all conditions of the report. "
+    "Largest load / even: 1 where all experts serve as many frames, the "
+    "number of experts where one serves all. Knows: mutual information "
+    "between the choice of the expert and the factor, in % of the entropy of "
+    "the choice; * p < 0.05 in every run; in parentheses what chance gives, by "
+    "permuting ("
+    + "; ".join(
+        f"{_spoken(factor)}: {what}" for factor, what in FACTORS.items()
+    )
+    + "; task: the two tasks of an utterance). Kappa: agreement of the tasks "
+    "on the expert, beyond chance."
+)
+
+
 def analyse_runs(study, seed=0):
     """Analyse the routing of every run that kept it.
 
@@ -130,26 +149,6 @@ def summarise_removal(analyses):
                     )
                 rows.append(cells)
     return header, rows
-
-
-LEGEND = (
-    "Means over runs, ± standard deviation, all conditions of the report. "
-    "Largest load / even: 1 where all experts serve as many frames, the "
-    "number of experts where one serves all. Knows: mutual information "
-    "between the choice of the expert and the factor, in % of the entropy of "
-    "the choice; * p < 0.05 in every run; in parentheses what chance gives, by "
-    "permuting ("
-    + "; ".join(
-        f"{factor.removesuffix('_db').replace('_', ' ')}: {what}"
-        for factor, what in FACTORS.items()
-    )
-    + "; task: the two tasks of an utterance). Kappa: agreement of the tasks "
-    "on the expert, beyond chance."
-)
-
-
-def _spoken(factor):
-    return {"snr_db": "SNR", "noise_type": "noise type"}.get(factor, factor)
 
 
 def _number(value, decimals, sign=""):

@@ -28,9 +28,9 @@ def draw_loads(analysis):
     Returns
     -------
     matplotlib.figure.Figure or None
-        None if there is nothing to tell apart. A row per task, a panel per
-        factor. Of more than ten groups, those
-        are drawn whose load differs most from the whole.
+        A row per task, a panel per factor; None if there is nothing to tell
+        apart. Of more than ten groups, those are drawn whose load differs
+        most from the whole.
     """
     tasks = analysis["tasks"]
     first = next(iter(tasks.values()))["load_by"]
