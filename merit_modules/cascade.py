@@ -64,6 +64,16 @@ class CascadeSystem(nn.Module):
         return self.ser_system.normalizer
 
     @property
+    def se_head(self):
+        """The SE head, that of the front end."""
+        return self.front_end and self.front_end.se_head
+
+    @property
+    def ser_head(self):
+        """The SER head of the SER system."""
+        return self.ser_system.ser_head
+
+    @property
     def mixture(self):
         """What makes features for the SER head."""
         return self.ser_system.mixture
@@ -81,7 +91,7 @@ class CascadeSystem(nn.Module):
             self.front_end.eval()
         return self
 
-    def forward(self, noisy_wavs, wav_lens=None):
+    def forward(self, noisy_wavs, wav_lens=None, tasks=None):
         """Enhance and classify; in training only what that needs.
 
         Arguments
@@ -90,6 +100,9 @@ class CascadeSystem(nn.Module):
             Waveforms (B, N), 16 kHz.
         wav_lens : torch.Tensor, optional
             Relative lengths (B,); all 1 by default.
+        tasks : sequence of str, optional
+            ``se``, ``ser`` or both, the default. For ``se`` alone, only the
+            front end is run.
 
         Returns
         -------
@@ -103,6 +116,8 @@ class CascadeSystem(nn.Module):
             return self.ser_system(noisy_wavs, wav_lens, ["ser"])
         with torch.no_grad():
             front = self.front_end(noisy_wavs, wav_lens, ["se"])
+            if tasks is not None and "ser" not in tasks:
+                return front
             wavs = self.front_end.enhanced_wavs(front, noisy_wavs.shape[1])
         output = self.ser_system(wavs, wav_lens, ["ser"])
         if self.training:

@@ -1,4 +1,6 @@
-"""From the frames of an utterance to one vector."""
+"""From the frames of an utterance to one vector, at once or piece by piece."""
+
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -6,6 +8,54 @@ from torch import nn
 from merit_modules.shapes import valid_mask
 
 MIN_VARIANCE = 1e-5  # released code
+
+
+class PooledSums(NamedTuple):
+    """What pooling needs to know of frames that it has seen.
+
+    Arguments
+    ---------
+    log_weight : torch.Tensor
+        Logarithm of the frames' weights, summed (B, 1).
+    moments : tuple of torch.Tensor
+        Weighted means (B, R) of the frames and, where that is asked for, of
+        their squares.
+    """
+
+    log_weight: torch.Tensor
+    moments: tuple
+
+    def merge(self, other):
+        """Join with what was seen of other frames of the same utterances.
+
+        Arguments
+        ---------
+        other : PooledSums
+            Of the other frames.
+
+        Returns
+        -------
+        PooledSums
+            Of all of them.
+
+        Example
+        -------
+        >>> pool, frames = MeanPooling(6), torch.rand(1, 5, 6)
+        >>> first = pool.sums(frames[:, :2], torch.tensor([2]))
+        >>> rest = pool.sums(frames[:, 2:], torch.tensor([3]))
+        >>> whole = pool(frames, torch.tensor([5]))
+        >>> torch.allclose(pool.finish(first.merge(rest)), whole)
+        True
+        """
+        both = torch.logaddexp(self.log_weight, other.log_weight)
+        ours, theirs = (s.log_weight.sub(both).exp() for s in (self, other))
+        return PooledSums(
+            both,
+            tuple(
+                ours * a + theirs * b
+                for a, b in zip(self.moments, other.moments, strict=True)
+            ),
+        )
 
 
 class AttentiveStatsPooling(nn.Module):
@@ -46,12 +96,49 @@ class AttentiveStatsPooling(nn.Module):
         torch.Tensor
             Mean and standard deviation side by side (B, 2 R).
         """
+        return self.finish(self.sums(frames, n_frames))
+
+    def sums(self, frames, n_frames):
+        """Pool some of the frames of each utterance.
+
+        Arguments
+        ---------
+        frames : torch.Tensor
+            Frames (B, T, R).
+        n_frames : torch.Tensor
+            Valid frames per utterance (B,).
+
+        Returns
+        -------
+        PooledSums
+            To be merged with those of other frames.
+        """
         scores = torch.tanh(self.projection(frames)) @ self.attention
         padding = ~valid_mask(n_frames, frames.shape[1])
         scores = scores.float().masked_fill(padding, -torch.inf)
         weights = scores.softmax(dim=1).unsqueeze(-1)
-        mean = (weights * frames).sum(dim=1)
-        second_moment = (weights * frames.square()).sum(dim=1)
+        return PooledSums(
+            scores.logsumexp(dim=1, keepdim=True),
+            (
+                (weights * frames).sum(dim=1),
+                (weights * frames.square()).sum(dim=1),
+            ),
+        )
+
+    def finish(self, sums):
+        """Turn sums into the vector of an utterance.
+
+        Arguments
+        ---------
+        sums : PooledSums
+            Of all its frames.
+
+        Returns
+        -------
+        torch.Tensor
+            Mean and standard deviation side by side (B, 2 R).
+        """
+        mean, second_moment = sums.moments
         variance = (second_moment - mean.square()).clamp_min(MIN_VARIANCE)
         return torch.cat([mean, variance.sqrt()], dim=-1)
 
@@ -92,7 +179,17 @@ class MeanPooling(nn.Module):
         torch.Tensor
             Mean (B, R).
         """
+        return self.finish(self.sums(frames, n_frames))
+
+    def sums(self, frames, n_frames):
+        """Pool some of the frames; see :class:`AttentiveStatsPooling`."""
         valid = valid_mask(n_frames, frames.shape[1]).unsqueeze(-1)
         # where, not a product: NaN in padding must not reach the sum.
         total = torch.where(valid, frames, 0.0).sum(dim=1)
-        return total / n_frames.unsqueeze(-1)
+        count = n_frames.unsqueeze(-1)
+        return PooledSums(count.to(frames.dtype).log(), (total / count,))
+
+    def finish(self, sums):
+        """Turn sums into the vector of an utterance: their mean (B, R)."""
+        (mean,) = sums.moments
+        return mean

@@ -33,8 +33,9 @@ LAYERS = [
     {"released", "conflict", "surgery"},
     {"tracking", "targets", "summary_table"},
     {"brain", "evaluation", "summary"},
-    {"recipe"},
-    {"evaluate", "report"},
+    {"recipe", "inference"},
+    {"evaluate", "report", "export", "demo"},
+    {"commands"},
 ]
 #: Packages beside the model: what each may import of the others.
 SIDES = {
@@ -55,6 +56,7 @@ TOP = {
     "evaluation",
     "recipe",
     "report",
+    "inference",
 }
 
 

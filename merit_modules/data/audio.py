@@ -62,7 +62,7 @@ def probe_audio(path):
     >>> probe_audio(path)
     (0.5, 8000, 2)
     """
-    with _open(path) as audio:
+    with open_audio(path) as audio:
         return (
             audio.frames / audio.samplerate,
             audio.samplerate,
@@ -110,14 +110,14 @@ def read_audio(
     (torch.Size([8000]), torch.Size([1600]))
     """
     samples, file_rate_hz = _read_samples(path, max_duration_s)
-    _check_finite(path, samples, file_rate_hz)
+    check_finite(path, samples, file_rate_hz)
     if samples.shape[1] > 1:
         _say_once(f"averaging {samples.shape[1]} channels to one", path)
     wav = torch.from_numpy(samples.mean(axis=1))
     rate_hz = sample_rate_hz or file_rate_hz
     if file_rate_hz != rate_hz:
         _say_once(f"converting {file_rate_hz} Hz audio to {rate_hz} Hz", path)
-        wav = _resampler(file_rate_hz, rate_hz)(wav)
+        wav = resampler(file_rate_hz, rate_hz)(wav)
     if max_duration_s is not None:
         wav = wav[: round(max_duration_s * rate_hz)]
     if len(wav) < min_samples:
@@ -161,8 +161,30 @@ def raise_if_broken(problems, what):
     raise InputError("\n".join(lines))
 
 
-def _open(path):
-    """Open a file whose header makes sense; the caller closes it."""
+def open_audio(path):
+    """Open a file whose header makes sense; the caller closes it.
+
+    Arguments
+    ---------
+    path : str or Path
+        A file that libsndfile reads.
+
+    Returns
+    -------
+    soundfile.SoundFile
+        At its first sample.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, unreadable, empty or cut off.
+
+    Example
+    -------
+    >>> open_audio("gone.wav")
+    Traceback (most recent call last):
+    merit_modules.errors.InputError: gone.wav: there is no such audio file
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: there is no such audio file")
@@ -171,7 +193,7 @@ def _open(path):
     try:
         audio = soundfile.SoundFile(path)
     except (soundfile.SoundFileError, TypeError) as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
     try:
         _check_length(path, audio)
     except InputError:
@@ -192,8 +214,26 @@ def _check_length(path, audio):
             )
 
 
-def _unreadable(path, error):
-    """Return the error for a file that libsndfile gives up on."""
+def unreadable(path, error):
+    """Make the error for a file that libsndfile gives up on.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+    error : Exception
+        What libsndfile said.
+
+    Returns
+    -------
+    InputError
+        To be raised.
+
+    Example
+    -------
+    >>> unreadable("a.wav", TypeError("no format"))
+    InputError('a.wav: cannot be read as audio: no format')
+    """
     reason = getattr(error, "error_string", str(error))
     return InputError(f"{path}: cannot be read as audio: {reason}")
 
@@ -204,7 +244,7 @@ def _read_samples(path, max_duration_s):
         raise InputError(
             f"max_duration_s: expected seconds above 0, got {max_duration_s!r}"
         )
-    with _open(path) as audio:
+    with open_audio(path) as audio:
         n_wanted = audio.frames
         if max_duration_s is not None:
             # The last 10 ms let the resampling filter see what follows the
@@ -214,7 +254,7 @@ def _read_samples(path, max_duration_s):
         try:
             samples = audio.read(n_wanted, dtype="float32", always_2d=True)
         except soundfile.SoundFileError as error:
-            raise _unreadable(path, error) from None
+            raise unreadable(path, error) from None
         if len(samples) < n_wanted:
             raise InputError(
                 f"{path}: the audio file is truncated: its header promises "
@@ -223,20 +263,64 @@ def _read_samples(path, max_duration_s):
         return samples, audio.samplerate
 
 
-def _check_finite(path, samples, rate_hz):
-    """Raise if a sample is NaN or infinite."""
+def check_finite(name, samples, rate_hz, n_before=0, n_total=None):
+    """Raise if a sample is NaN or infinite.
+
+    Arguments
+    ---------
+    name : str or Path
+        What to call the audio.
+    samples : numpy.ndarray
+        Samples (n, channels).
+    rate_hz : int
+        Sample rate.
+    n_before : int
+        Samples of the audio that came before these.
+    n_total : int, optional
+        Samples of the whole audio; these by default.
+
+    Raises
+    ------
+    InputError
+        Saying how many there are and where the first one is.
+
+    Example
+    -------
+    >>> check_finite("a.wav", np.array([[0.0], [np.nan]]), 8000)
+    Traceback (most recent call last):
+    merit_modules.errors.InputError: a.wav: 1 of 2 samples are NaN ...
+    """
     bad = np.flatnonzero(~np.isfinite(samples).all(axis=1))
     if len(bad):
+        first = n_before + bad[0]
         raise InputError(
-            f"{path}: {len(bad)} of {len(samples)} samples are NaN or "
-            f"infinite, the first one at {bad[0] / rate_hz:.3f} s "
-            f"(sample {bad[0]})"
+            f"{name}: {len(bad)} of {n_total or len(samples)} samples are NaN "
+            f"or infinite, the first one at {first / rate_hz:.3f} s "
+            f"(sample {first})"
         )
 
 
 @functools.lru_cache(maxsize=16)
-def _resampler(from_hz, to_hz):
-    """Return a resampler whose filter is computed once per pair of rates."""
+def resampler(from_hz, to_hz):
+    """Return a resampler whose filter is computed once per pair of rates.
+
+    Arguments
+    ---------
+    from_hz : int
+        Sample rate of its input.
+    to_hz : int
+        Sample rate of its output.
+
+    Returns
+    -------
+    torchaudio.transforms.Resample
+        For waveforms (..., N).
+
+    Example
+    -------
+    >>> resampler(8000, 16000)(torch.zeros(40)).shape
+    torch.Size([80])
+    """
     return torchaudio.transforms.Resample(from_hz, to_hz)
 
 
