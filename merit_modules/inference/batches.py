@@ -170,7 +170,8 @@ def _read_ahead(items, n_readers):
             put(error)
 
     readers = [
-        threading.Thread(target=work, daemon=True) for _ in range(n_readers)
+        threading.Thread(target=work, name="merit-reader", daemon=True)
+        for _ in range(n_readers)
     ]
     for reader in readers:
         reader.start()

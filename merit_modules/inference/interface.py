@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from ruamel.yaml.error import YAMLError
 from speechbrain.inference.interfaces import Pretrained
 from speechbrain.utils.fetching import LocalStrategy
 
@@ -638,7 +639,7 @@ def _explained(source):
         yield
     except InputError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, YAMLError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(
             f"{source}: expected the folder of a model, or its name on the "

@@ -135,6 +135,12 @@ class Windowing(NamedTuple):
                 "chunk_s: expected at least a frame "
                 f"({frame_hop / sample_rate_hz:g} s), got {chunk_s}"
             )
+        if right_s < 2 * frame_hop / sample_rate_hz:
+            # A frame's receptive field reaches over its own hop.
+            raise InputError(
+                "right_s: expected at least 2 frames "
+                f"({2 * frame_hop / sample_rate_hz:g} s), got {right_s}"
+            )
         hop, left, right = map(frames, (chunk_s, left_s, right_s))
         fade = round(fade_s * sample_rate_hz / 2) * 2
         if fade > 2 * min(left, right) or fade > hop:
