@@ -25,7 +25,7 @@ class FeedForwardExpert(nn.Sequential):
     def __init__(self, input_size, hidden_size, output_size):
         super().__init__(
             nn.Linear(input_size, hidden_size),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),  # no layer's gradient needs what was there
             nn.Linear(hidden_size, output_size),
         )
 

@@ -21,12 +21,15 @@ class RoutingDecision(NamedTuple):
         Chosen experts (M, k), the best first.
     weights : torch.Tensor
         Weights of the chosen experts (M, k).
+    unit : bool
+        Whether all weights are exactly 1 and constants.
     """
 
     logits: torch.Tensor
     probs: torch.Tensor
     expert_index: torch.Tensor
     weights: torch.Tensor
+    unit: bool = False
 
 
 class TopKRouter(nn.Module):
@@ -113,4 +116,6 @@ class TopKRouter(nn.Module):
                 weights = weights.detach() + (chosen - chosen.detach())
         elif self.top_k < self.n_experts:
             weights = weights.detach()
-        return RoutingDecision(logits, probs, expert_index, weights)
+        unit = self.top_k == 1 and self.gradient != "scaled"
+        unit = unit and not weights.requires_grad
+        return RoutingDecision(logits, probs, expert_index, weights, unit)

@@ -92,3 +92,36 @@ class FramePacker:
             frames = packed.new_zeros(self.valid.numel(), packed.shape[-1])
             packed = frames.index_copy(0, self._rows, packed)
         return packed.unflatten(0, self.valid.shape)
+
+
+def count_rows(layer_reps, n_rows=None):
+    """Tell how many frames the layers of a padded batch have.
+
+    Arguments
+    ---------
+    layer_reps : iterable of torch.Tensor
+        Layer representations (B, T, D).
+    n_rows : int, optional
+        Number of frames T; needed with an iterator, which cannot be looked
+        into before it is used.
+
+    Returns
+    -------
+    int
+        Number of frames T.
+
+    Raises
+    ------
+    ValueError
+        If ``n_rows`` is needed and not there.
+
+    Example
+    -------
+    >>> count_rows([torch.rand(2, 5, 4)])
+    5
+    """
+    if n_rows is not None:
+        return n_rows
+    if not hasattr(layer_reps, "__getitem__"):
+        raise ValueError("n_rows: expected with an iterator of layers")
+    return layer_reps[0].shape[1]

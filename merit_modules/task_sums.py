@@ -2,7 +2,12 @@
 
 from torch import nn
 
-from merit_modules.task_features import FramePacker, MixtureOutput
+from merit_modules.layer_mix import layer_rows
+from merit_modules.task_features import (
+    FramePacker,
+    MixtureOutput,
+    count_rows,
+)
 
 
 class TaskLayerSums(nn.Module):
@@ -19,7 +24,7 @@ class TaskLayerSums(nn.Module):
     Raises
     ------
     ValueError
-        If the widths of the tasks differ.
+        If the numbers of layers or the widths of the tasks differ.
 
     Example
     -------
@@ -35,9 +40,11 @@ class TaskLayerSums(nn.Module):
 
     def __init__(self, layer_mixes):
         super().__init__()
-        widths = {task: m.output_size for task, m in layer_mixes.items()}
-        if len(set(widths.values())) > 1:
-            raise ValueError(f"layer_mixes: expected one width, got {widths}")
+        sizes = {t: (m.n_layer_reps, m.dim) for t, m in layer_mixes.items()}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(
+                f"layer_mixes: expected one (layers, width), got {sizes}"
+            )
         self.layer_mixes = nn.ModuleDict(layer_mixes)
 
     @property
@@ -45,28 +52,36 @@ class TaskLayerSums(nn.Module):
         """Width R of the features."""
         return next(iter(self.layer_mixes.values())).output_size
 
-    def forward(self, layer_reps, n_frames, tasks=None):
+    def forward(self, layer_reps, n_frames, tasks=None, n_rows=None):
         """Compute the features of some or all tasks.
 
         Arguments
         ---------
-        layer_reps : sequence of torch.Tensor
-            L layer representations (B, T, D).
+        layer_reps : iterable of torch.Tensor
+            L layer representations (B, T, D), each used once.
         n_frames : torch.Tensor
             Valid frames per utterance (B,).
         tasks : sequence of str, optional
             The tasks to serve; all by default.
+        n_rows : int, optional
+            Number of frames T; needed if ``layer_reps`` is an iterator.
 
         Returns
         -------
         MixtureOutput
             Features (B, T, R) per task and valid frames.
         """
-        packer = FramePacker(n_frames, layer_reps[0].shape[1])
-        features = {
-            task: packer.unpack(
-                self.layer_mixes[task](layer_reps, packer.index)
-            )
+        packer = FramePacker(n_frames, count_rows(layer_reps, n_rows))
+        mixes = {
+            task: self.layer_mixes[task]
             for task in (self.layer_mixes if tasks is None else tasks)
         }
+        totals = dict.fromkeys(mixes)
+        some = next(iter(mixes.values()))
+        for number, rows in enumerate(
+            layer_rows(layer_reps, packer.index, some.n_layer_reps, some.dim)
+        ):
+            for task, mix in mixes.items():
+                totals[task] = mix.add(totals[task], number, rows)
+        features = {t: packer.unpack(total) for t, total in totals.items()}
         return MixtureOutput(features, {}, packer.valid)

@@ -265,3 +265,52 @@ def test_all_compared_systems_are_measured(systems):
     there = {path.stem for path in (ROOT / "hparams/systems").glob("*.yaml")}
     # Trained otherwise, but the same system as ser_only.
     assert set(systems.SYSTEMS) == there - {"ser_only_clean"}
+
+
+@pytest.fixture
+def run_benchmark(monkeypatch, tmp_path, capsys):
+    """Run a benchmark as a command does; return what it wrote and printed."""
+    monkeypatch.syspath_prepend(ROOT / "tests" / "benchmarks")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    def run(name, options):
+        path = tmp_path / f"{name}.json"
+        module = importlib.import_module(name)
+        module.main([*options.split(), "--json", str(path), "--markdown"])
+        lines = capsys.readouterr().out.splitlines()
+        table = [
+            [cell.strip() for cell in line.split("|")[1:-1]]
+            for line in lines
+            if line.startswith("|")
+        ]
+        return module, json.loads(path.read_text()), table
+
+    return run
+
+
+def test_the_mixture_is_compared_with_its_floor(run_benchmark):
+    sizes = "--layers 2 --dim 8 --hidden 16 --output 4 --repeats 2"
+    module, result, table = run_benchmark(
+        "mixture", f"{sizes} --frames 20 30 --experts 2 3"
+    )
+    assert table[0] == [heading for heading, _, _ in module.COLUMNS]
+    rows = result["rows"]
+    assert len(table) == 2 + len(rows) == 2 + 8
+    for row in rows:
+        assert row["floor_ratio"] >= row["best_floor_ratio"] > 0
+        assert 1 / row["experts"] <= row["computed_share"] <= 1
+        for seconds in row["seconds"].values():
+            assert len(seconds) == 2
+
+
+def test_the_floor_counts_the_pairs_and_no_more(run_benchmark):
+    module, _, _ = run_benchmark(
+        "mixture", "--layers 2 --dim 4 --hidden 16 --output 5 --repeats 1"
+    )
+    mixture = make_mixture(top_k=1)
+    mixture.experts = ExpertPool(3, 8, hidden_size=16, output_size=5)
+    args = mixture, list(torch.randn(2, 1, 12, 4)), torch.tensor([12])
+    floor, both = module.Floor(*args, False), module.Floor(*args, True)
+    share = pair_share(mixture(*args[1:]).routing)
+    assert count_macs(floor) == round(share * 36) * (8 * 16 + 16 * 5)
+    assert 2 * count_macs(both) == both.n_flops == 3 * floor.n_flops

@@ -5,8 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from merit_modules.experts import ExpertPool, LayerMixingExpert
-from merit_modules.layer_mix import LayerNormConcat
+from merit_modules.cost import pair_share
+from merit_modules.experts import (
+    ExpertPool,
+    LayerMixingExpert,
+    LayerMixingPool,
+)
+from merit_modules.layer_mix import LayerNormConcat, WeightedLayerSum
 from merit_modules.losses.routing import (
     expert_load,
     load_balance,
@@ -15,8 +20,11 @@ from merit_modules.losses.routing import (
     router_z,
 )
 from merit_modules.mixture import ExpertMixture, dispatch
+from merit_modules.norm_folding import fold_norms_
 from merit_modules.routers import GRADIENTS, RoutingDecision, TopKRouter
 from merit_modules.shapes import valid_mask
+from merit_modules.task_sums import TaskLayerSums
+from merit_modules.tiny import tiny_system
 
 TASKS = ("se", "ser")
 
@@ -386,3 +394,206 @@ def test_a_skip_adds_the_tasks_weighted_sum_of_layers():
 def test_skips_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         make_residual(**changes)
+
+
+def test_layers_come_one_after_another_and_only_once():
+    torch.manual_seed(0)
+    reps = list(torch.randn(4, 2, 20, 6))
+    n_frames = torch.tensor([20, 12])
+    sums = TaskLayerSums({task: WeightedLayerSum(4, 6) for task in TASKS})
+    with torch.no_grad():
+        sums.layer_mixes["ser"].layer_weights.copy_(torch.randn(4))
+    for mixture in (make_mixture(), sums):
+        for grad in (True, False):
+            with torch.set_grad_enabled(grad):
+                expected = mixture(reps, n_frames).features
+                layers = iter(reps)
+                out = mixture(layers, n_frames, n_rows=20).features
+                assert next(layers, None) is None
+            for task in TASKS:
+                assert torch.equal(out[task], expected[task])
+                assert out[task].requires_grad == grad
+        with pytest.raises(ValueError, match="n_rows: expected"):
+            mixture(iter(reps), n_frames)
+        for wrong in (reps[:3], reps + reps):
+            with pytest.raises(ValueError, match=r"expected .*\(4, 6\), got"):
+                mixture(iter(wrong), n_frames, n_rows=20)
+            with pytest.raises(ValueError, match=rf"got \({len(wrong)}, 6\)"):
+                mixture(wrong, n_frames)
+        with pytest.raises(ValueError, match=r"got \(4, 5\)"):
+            mixture(torch.randn(4, 2, 20, 5), n_frames)
+
+
+def test_sums_of_layers_are_those_of_each_task():
+    torch.manual_seed(0)
+    reps = torch.randn(4, 1, 20, 6)
+    mixes = {task: WeightedLayerSum(4, 6) for task in TASKS}
+    for mix in mixes.values():
+        for parameter in mix.parameters():
+            torch.nn.init.normal_(parameter)
+    out = TaskLayerSums(mixes)(reps, torch.tensor([20])).features
+    for task, mix in mixes.items():
+        assert torch.equal(out[task][0], mix(reps, None))
+        normed = torch.stack([mix.norm(i, rep) for i, rep in enumerate(reps)])
+        weights = mix.layer_weights.softmax(0)
+        expected = torch.einsum("l,lbtd->btd", weights, normed)
+        torch.testing.assert_close(out[task], expected)
+    with pytest.raises(ValueError, match="one .layers, width."):
+        TaskLayerSums(
+            {"a": WeightedLayerSum(4, 6), "b": WeightedLayerSum(3, 6)}
+        )
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    n_frames=st.integers(1, 30),
+    max_frames=st.integers(1, 40),
+    top_k=st.integers(1, 3),
+    gradient=st.sampled_from(GRADIENTS),
+    seed=st.integers(0, 99),
+)
+def test_inference_is_what_training_computes(
+    n_frames, max_frames, top_k, gradient, seed
+):
+    torch.manual_seed(seed)
+    mixture = make_mixture(top_k=top_k, gradient=gradient)
+    reps = list(torch.randn(4, 1, n_frames, 6))
+    lengths = torch.tensor([n_frames])
+    expected = mixture(reps, lengths)
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr("merit_modules.mixture.MAX_FRAMES", max_frames)
+        out = mixture(reps, lengths)
+    for task in TASKS:
+        torch.testing.assert_close(
+            out.features[task], expected.features[task], atol=1e-5, rtol=0
+        )
+        assert torch.equal(
+            out.routing[task].expert_index, expected.routing[task].expert_index
+        )
+
+
+def test_an_expert_takes_no_more_frames_at_once_than_it_may(monkeypatch):
+    monkeypatch.setattr("merit_modules.mixture.MAX_FRAMES", 8)
+    mixture, sizes = make_mixture(top_k=2), []
+    for expert in mixture.experts:
+        expert.register_forward_pre_hook(lambda _, x: sizes.append(len(x[0])))
+    with torch.no_grad():
+        out = mixture(torch.randn(4, 1, 30, 6), torch.tensor([30]))
+    assert max(sizes) <= 8 and min(sizes) > 0
+    assert sum(sizes) == pair_share(out.routing) * 30 * 3
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_weights_that_say_they_are_one_are(gradient, top_k):
+    torch.manual_seed(0)
+    router = TopKRouter(8, 3, top_k, gradient)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            decision = router(torch.randn(30, 8))
+        constant = not (grad and gradient == "straight_through")
+        assert decision.unit == (
+            top_k == 1 and gradient != "scaled" and constant
+        )
+        if decision.unit:
+            assert torch.equal(decision.weights, torch.ones(30, 1))
+
+
+def gradients_of(mixture, layers):
+    layers = layers.clone().requires_grad_()
+    out = mixture(list(layers), torch.tensor([layers.shape[2]]))
+    sum(y.square().sum() for y in out.features.values()).backward()
+    found = {k: p.grad for k, p in mixture.named_parameters()}
+    mixture.zero_grad()
+    return {**found, "layers": layers.grad}
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+def test_experts_computed_again_give_the_same_gradients(top_k):
+    torch.manual_seed(0)
+    mixture, layers = make_mixture(top_k=top_k), torch.randn(4, 1, 20, 6)
+    calls = []
+    mixture.experts[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    expected = gradients_of(mixture, layers)
+    assert len(calls) == 1
+    mixture.checkpoint_experts = True
+    found = gradients_of(mixture, layers)
+    assert len(calls) == 3
+    for name, gradient in expected.items():
+        assert torch.equal(found[name], gradient), name
+
+
+@pytest.mark.parametrize("checkpoint_experts", [False, True])
+def test_an_idle_expert_has_a_gradient_of_zero(checkpoint_experts):
+    torch.manual_seed(0)
+    mixture = make_mixture()
+    mixture.checkpoint_experts = checkpoint_experts
+    with torch.no_grad():
+        for router in mixture.routers.values():
+            router.linear.bias[1] = -100.0
+    found = gradients_of(mixture, torch.randn(4, 1, 20, 6))
+    idle = [g for name, g in found.items() if name.startswith("experts.1.")]
+    assert len(idle) == 4 and not any(g.any() for g in idle)
+    assert all(g.any() for n, g in found.items() if n.startswith("experts.0."))
+
+
+@pytest.mark.parametrize("top_k", [1, 3])
+def test_folded_norms_change_nothing_but_the_weights(top_k):
+    torch.manual_seed(0)
+    mixture = make_mixture(top_k=top_k).eval()
+    reps, n_frames = torch.randn(4, 2, 40, 6), torch.tensor([40, 25])
+    state = {k: v.clone() for k, v in mixture.state_dict().items()}
+    with torch.no_grad():
+        before = mixture(reps, n_frames)
+        assert fold_norms_(mixture)
+        assert not fold_norms_(mixture)
+        after = mixture(reps, n_frames)
+        # The norm runs without weights: these would do nothing.
+        mixture.layer_mix.weight.fill_(7.0)
+        unused = mixture(reps, n_frames)
+        mixture.layer_mix.weight.fill_(1.0)
+    for task in TASKS:
+        torch.testing.assert_close(
+            after.features[task], before.features[task], atol=1e-5, rtol=0
+        )
+        assert torch.equal(after.expert_map(task), before.expert_map(task))
+        assert torch.equal(after.features[task], unused.features[task])
+    # A folded state fits a mixture that was not folded, and the reverse.
+    other = make_mixture(top_k=top_k)
+    other.load_state_dict(mixture.state_dict())
+    mixture.load_state_dict(state)
+    with torch.no_grad():
+        again, elsewhere = mixture(reps, n_frames), other(reps, n_frames)
+    for task in TASKS:
+        assert torch.equal(again.features[task], before.features[task])
+        torch.testing.assert_close(
+            elsewhere.features[task], after.features[task], atol=1e-5, rtol=0
+        )
+
+
+def test_norms_are_folded_where_that_can_be_done():
+    system = tiny_system()
+    torch.nn.init.normal_(system.mixture.layer_mix.weight)
+    wavs = torch.randn(2, 8000, generator=torch.Generator().manual_seed(0))
+    before = system(wavs)
+    assert fold_norms_(system)
+    after = system(wavs)
+    torch.testing.assert_close(after.logits, before.logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        after.enhancement.log1p, before.enhancement.log1p, atol=1e-5, rtol=0
+    )
+    routers = {task: TopKRouter(6, 3) for task in TASKS}
+    summed = ExpertMixture(
+        WeightedLayerSum(4, 6), ExpertPool(3, 6, 8, 6), routers
+    )
+    mixing = ExpertMixture(
+        LayerNormConcat(4, 6),
+        LayerMixingPool(3, 4, 6),
+        {task: TopKRouter(24, 3) for task in TASKS},
+    )
+    sums = TaskLayerSums({task: WeightedLayerSum(4, 6) for task in TASKS})
+    for other in (make_residual(), summed, mixing, sums):
+        state = {k: v.clone() for k, v in other.state_dict().items()}
+        assert not fold_norms_(other)
+        for key, value in other.state_dict().items():
+            assert torch.equal(value, state[key]), key

@@ -5,6 +5,7 @@ to be compared therefore run in turn within one process, and figures are ratios
 of medians; the arithmetic floor is measured in the same run.
 """
 
+import ctypes
 import json
 import os
 import platform
@@ -15,6 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+
+from merit_modules.peak_memory import PeakMemory
 
 PACKAGES = ("torch", "speechbrain", "transformers")
 
@@ -96,6 +99,29 @@ def gemm_rate(rows, inner, cols, repeats=5, device="cpu", dtype=torch.float32):
         {"gemm": lambda: torch.mm(a, b, out=out)}, repeats, device
     )
     return 2 * rows * inner * cols / min(times["gemm"])
+
+
+def peak_bytes(form, device="cpu"):
+    """Measure the memory that a call takes above what is in use.
+
+    Arguments
+    ---------
+    form : callable
+        Called once, without arguments.
+    device : str
+        Where it computes.
+
+    Returns
+    -------
+    int or None
+        Bytes; None where the machine does not tell.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)  # what earlier calls freed would be taken again unnoticed
+    with PeakMemory(torch.device(device).type) as memory:
+        form()
+    return memory.bytes
 
 
 def machine(device="cpu", threads=None):

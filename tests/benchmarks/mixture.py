@@ -1,29 +1,47 @@
-"""Compare the sparse mixture with the masked dense form at full size.
+"""Compare the sparse mixture with the masked dense form and with its floor.
 
 > python tests/benchmarks/mixture.py
 
-Both forms have the same weights and run in turn within one process, so that
-what the machine does meanwhile meets both; reported are ratios of medians,
-beside the share of (frame, expert) pairs that had to be computed. Peak memory
-is what each form needs above weights and input.
+The floor is the time that the matrix products of the (frame, expert) pairs
+take that must be computed, at their real shapes, into memory that is there:
+forward the two products of each expert, backward two more for each. Both forms
+have the same weights; they and the floor run in turn within one process, so
+that what the machine does meanwhile meets all. Peak memory is what each form
+needs above weights and input.
 """
 
 import argparse
-import json
-import statistics
-import time
-from pathlib import Path
+import itertools
+from functools import partial
 
+import common
 import torch
 
 from merit_modules.cost import pair_share
 from merit_modules.experts import ExpertPool
 from merit_modules.layer_mix import LayerNormConcat
-from merit_modules.mixture import ExpertMixture
-from merit_modules.peak_memory import PeakMemory
+from merit_modules.mixture import ExpertMixture, plan_dispatch
 from merit_modules.routers import TopKRouter
 
 TASKS = ("se", "ser")
+#: Heading, key of a row, format.
+COLUMNS = (
+    ("experts", "experts", "{}"),
+    ("frames", "frames", "{}"),
+    ("pass", "pass", "{}"),
+    ("pairs", "computed_share", "{:.3f}"),
+    ("sparse s", "sparse_s", "{:.2f}"),
+    ("x floor", "floor_ratio", "{:.3f}"),
+    ("x dense", "time_ratio", "{:.3f}"),
+    ("GFLOP/s", "gflop_per_s", "{:.0f}"),
+    ("peak GiB", "sparse_peak_gib", "{:.2f}"),
+    ("x dense", "memory_ratio", "{:.3f}"),
+)
+LEGEND = """\
+pairs: share of (frame, expert) pairs that are computed, of all
+sparse s: median seconds; x floor: over the best run of the bare matrix products
+x dense: over the masked dense form, time and peak memory
+GFLOP/s: rate of the bare matrix products"""
 
 
 def masked_dense(mixture, layer_reps, n_frames):
@@ -65,15 +83,48 @@ def run_once(form, mixture, layer_reps, n_frames, backward):
     return outputs
 
 
-def timed(form, args, backward, device):
-    """Return seconds and peak bytes of one run."""
-    with PeakMemory(device) as memory:
-        start = time.perf_counter()
-        run_once(form, *args, backward)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - start
-    return seconds, memory.bytes
+class Floor:
+    """The bare matrix products of one pass."""
+
+    def __init__(self, mixture, layer_reps, n_frames, backward):
+        with torch.no_grad():
+            routing = mixture(layer_reps, n_frames).routing
+        plan = plan_dispatch(list(routing.values()), len(mixture.experts))
+        self.share = pair_share(routing)
+        self.counts = [len(rows) for rows in plan.rows if len(rows)]
+        self.layers = [
+            (expert[0].weight.detach(), expert[2].weight.detach())
+            for expert, rows in zip(mixture.experts, plan.rows)
+            if len(rows)
+        ]
+        self.backward = backward
+        first, second = self.layers[0]
+        make = partial(torch.rand, max(self.counts), device=first.device)
+        self.inputs = make(first.shape[1]), make(second.shape[1])
+        self.outputs = make(second.shape[1]), make(second.shape[0])
+        if backward:
+            self.grads = [torch.empty_like(w) for w in (first, second)]
+            self.back = [torch.empty_like(x) for x in self.inputs]
+
+    @property
+    def n_flops(self):
+        """Floating-point operations."""
+        pass_flops = sum(
+            2 * count * sum(w.numel() for w in weights)
+            for count, weights in zip(self.counts, self.layers)
+        )
+        return pass_flops * (3 if self.backward else 1)
+
+    @torch.no_grad()
+    def __call__(self):
+        """Run all products."""
+        for count, weights in zip(self.counts, self.layers):
+            for i, weight in enumerate(weights):
+                x, y = self.inputs[i][:count], self.outputs[i][:count]
+                torch.mm(x, weight.t(), out=y)
+                if self.backward:
+                    torch.mm(y, weight, out=self.back[i][:count])
+                    torch.mm(y.t(), x, out=self.grads[i])
 
 
 def balance(mixture, layer_reps, n_frames):
@@ -84,96 +135,117 @@ def balance(mixture, layer_reps, n_frames):
             router.linear.bias -= routing[task].logits.mean(dim=0)
 
 
-def measure(options):
-    """Measure both forms, forward and forward + backward."""
-    torch.manual_seed(0)
+def build(options, n_experts):
+    """Build a mixture with random weights."""
     layer_mix = LayerNormConcat(options.layers, options.dim)
     size = layer_mix.output_size
-    mixture = ExpertMixture(
+    return ExpertMixture(
         layer_mix,
-        ExpertPool(options.experts, size, options.hidden, options.output),
-        {task: TopKRouter(size, options.experts) for task in TASKS},
+        ExpertPool(n_experts, size, options.hidden, options.output),
+        {task: TopKRouter(size, n_experts) for task in TASKS},
+        checkpoint_experts=options.checkpoint_experts,
     ).to(options.device)
-    layer_reps = [
-        torch.randn(1, options.frames, options.dim, device=options.device)
-        for _ in range(options.layers)
-    ]
-    n_frames = torch.tensor([options.frames], device=options.device)
-    args = (mixture, layer_reps, n_frames)
-    balance(*args)
+
+
+def check_equal(args, backward):
+    """Make sure that both forms give the same."""
+    ours, theirs = (
+        run_once(form, *args, backward) for form in (sparse, masked_dense)
+    )
+    for task in TASKS:
+        torch.testing.assert_close(ours[task], theirs[task], atol=1e-5, rtol=0)
+
+
+def measure_pass(args, backward, options):
+    """Measure one pass of one mixture on one batch."""
+    for rep in args[1]:
+        rep.requires_grad_(backward)
+    check_equal(args, backward)
+    floor = Floor(*args, backward)
+    forms = {
+        "sparse": partial(run_once, sparse, *args, backward),
+        "dense": partial(run_once, masked_dense, *args, backward),
+    }
+    found = common.interleave(
+        forms | {"floor": floor}, options.repeats, options.device
+    )
+    seconds, share = common.medians(found), floor.share
+    best, gflop = min(found["floor"]), floor.n_flops / 1e9
+    del floor
+    peaks = {
+        name: common.peak_bytes(form, options.device)
+        for name, form in forms.items()
+    }
+    row = {
+        "pass": "forward + backward" if backward else "forward",
+        "computed_share": share,
+        "sparse_s": seconds["sparse"],
+        "dense_s": seconds["dense"],
+        "floor_s": best,
+        "gflop_per_s": gflop / best,
+        "floor_ratio": seconds["sparse"] / best,
+        "best_floor_ratio": min(found["sparse"]) / best,
+        "time_ratio": common.median_ratio(found["sparse"], found["dense"]),
+        "seconds": found,
+    }
+    if all(peaks.values()):
+        row |= {f"{k}_peak_gib": n / 2**30 for k, n in peaks.items()}
+        row["memory_ratio"] = peaks["sparse"] / peaks["dense"]
+    return row
+
+
+def measure(options):
+    """Measure all sizes asked for, forward and forward + backward."""
     rows = []
-    for backward in (False, True):
-        for rep in layer_reps:
-            rep.requires_grad_(backward)
-        ours = run_once(sparse, *args, backward)
-        theirs = run_once(masked_dense, *args, backward)
-        for task in TASKS:
-            torch.testing.assert_close(
-                ours[task], theirs[task], atol=1e-5, rtol=0
-            )
-        del ours, theirs
-        found = {sparse: [], masked_dense: []}
-        for _ in range(options.repeats):
-            for form, values in found.items():
-                values.append(timed(form, args, backward, options.device))
-        seconds = [
-            statistics.median(s for s, _ in found[form])
-            for form in (sparse, masked_dense)
-        ]
-        peaks = [
-            max(b for _, b in found[form]) for form in (sparse, masked_dense)
-        ]
-        rows.append(
-            {
-                "pass": "forward + backward" if backward else "forward",
-                "sparse_s": seconds[0],
-                "dense_s": seconds[1],
-                "time_ratio": seconds[0] / seconds[1],
-                "sparse_peak_gib": peaks[0] / 2**30,
-                "dense_peak_gib": peaks[1] / 2**30,
-                "memory_ratio": peaks[0] / peaks[1],
-            }
-        )
-    with torch.no_grad():
-        share = pair_share(mixture(layer_reps, n_frames).routing)
+    for n_experts in options.experts:
+        torch.manual_seed(0)
+        mixture = build(options, n_experts)
+        for frames, backward in itertools.product(
+            options.frames, options.passes
+        ):
+            layer_reps = [
+                torch.randn(1, frames, options.dim, device=options.device)
+                for _ in range(options.layers)
+            ]
+            n_frames = torch.tensor([frames], device=options.device)
+            args = (mixture, layer_reps, n_frames)
+            balance(*args)
+            row = measure_pass(args, backward == "backward", options)
+            rows.append({"experts": n_experts, "frames": frames, **row})
     return {
         "sizes": vars(options),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "computed_share": share,
+        "machine": common.machine(options.device),
         "rows": rows,
     }
 
 
-def main():
+def main(arguments=None):
     """Measure and print a table; write JSON on request."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=25)
     parser.add_argument("--dim", type=int, default=1024)
     parser.add_argument("--hidden", type=int, default=4096)
     parser.add_argument("--output", type=int, default=1024)
-    parser.add_argument("--experts", type=int, default=3)
-    parser.add_argument("--frames", type=int, default=1000)
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--experts", type=int, nargs="+", default=[3])
+    parser.add_argument("--frames", type=int, nargs="+", default=[1000])
+    parser.add_argument(
+        "--passes",
+        nargs="+",
+        choices=("forward", "backward"),
+        default=["forward", "backward"],
+        help="backward: forward and backward",
+    )
+    parser.add_argument("--checkpoint_experts", action="store_true")
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", help="also write the figures to this file")
-    options = parser.parse_args()
+    parser.add_argument("--markdown", action="store_true")
+    options = parser.parse_args(arguments)
     result = measure(options)
-    share = result["computed_share"]
-    print(f"(frame, expert) pairs computed: {share:.3f} of all")
-    print(f"{'':20}{'sparse':>10}{'dense':>10}{'ratio':>8}{'/ share':>9}")
-    for row in result["rows"]:
-        ratio = row["time_ratio"]
-        print(
-            f"{row['pass']:20}{row['sparse_s']:9.2f}s{row['dense_s']:9.2f}s"
-            f"{ratio:8.3f}{ratio / share:9.3f}"
-        )
-        print(
-            f"{'  peak memory':20}{row['sparse_peak_gib']:7.2f}GiB"
-            f"{row['dense_peak_gib']:7.2f}GiB{row['memory_ratio']:8.3f}"
-        )
+    common.print_table(COLUMNS, result["rows"], options.markdown)
+    print(LEGEND)
     if options.json:
-        Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
+        common.write_json(options.json, result)
 
 
 if __name__ == "__main__":
