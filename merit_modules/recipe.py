@@ -401,12 +401,28 @@ def fit(brain, hparams, data):
         hparams["epoch_counter"],
         data.train,
         data.valid,
-        train_loader_kwargs=_loader_kwargs(hparams, data.train, shuffle=True),
-        valid_loader_kwargs=_loader_kwargs(hparams, data.valid),
+        train_loader_kwargs=loader_kwargs(hparams, data.train, shuffle=True),
+        valid_loader_kwargs=loader_kwargs(hparams, data.valid),
     )
 
 
-def _loader_kwargs(hparams, dataset, shuffle=False):
+def loader_kwargs(hparams, dataset, shuffle=False):
+    """Make the arguments of a loader: batches by duration.
+
+    Arguments
+    ---------
+    hparams : dict
+        Hyperparameters.
+    dataset : DynamicItemDataset
+        What is to be loaded.
+    shuffle : bool
+        In another order in every epoch, by seed.
+
+    Returns
+    -------
+    dict
+        Arguments of ``speechbrain.Brain.make_dataloader``.
+    """
     longest = hparams["max_duration_s"] or float("inf")
     sampler = DynamicBatchSampler(
         dataset,
@@ -458,7 +474,7 @@ def evaluate(brain, hparams, data):
             scorer,
             hparams["output_folder"],
             about={name: hparams[key] for name, key in about.items()},
-            loader_kwargs=lambda dataset: _loader_kwargs(hparams, dataset),
+            loader_kwargs=lambda dataset: loader_kwargs(hparams, dataset),
             settings={key: hparams[key] for key in settings},
         )
         results = evaluation.run(
