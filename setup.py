@@ -20,6 +20,9 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["merit_modules", "merit_modules.*"]),
     package_data={"merit_modules.report": ["page.html.j2"]},
+    entry_points={
+        "console_scripts": ["merit = merit_modules.commands.__main__:main"]
+    },
     python_requires=">=3.10",
     install_requires=[
         "speechbrain>=1.1,<2",

@@ -1,0 +1,1 @@
+"""The console command ``merit`` and its subcommands, one file each."""
