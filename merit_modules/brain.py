@@ -4,7 +4,6 @@ from pathlib import Path
 
 import speechbrain as sb
 import torch
-from speechbrain.utils.checkpoints import ckpt_recency
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 
@@ -44,8 +43,9 @@ class JointBrain(sb.Brain):
 
     Hyperparameters that it reads: ``seed``, ``stage_1_epochs``,
     ``ssl_lr_factor``, ``lr_annealing``, ``loss``, ``checkpoint_score``,
-    ``epoch_counter``, ``train_logger``, ``tensorboard_logger``,
-    ``gradient_surgery``, ``gradient_conflict_interval``, ``output_folder``.
+    ``keep_checkpoints``, ``epoch_counter``, ``train_logger``,
+    ``tensorboard_logger``, ``gradient_surgery``,
+    ``gradient_conflict_interval``, ``output_folder``.
 
     Arguments
     ---------
@@ -60,8 +60,9 @@ class JointBrain(sb.Brain):
     Raises
     ------
     InputError
-        If ``checkpoint_score`` or ``gradient_surgery`` is unknown, or the
-        latter is asked for with fewer than two tasks.
+        If ``checkpoint_score``, ``keep_checkpoints`` or ``gradient_surgery``
+        is no allowed value, or the last is asked for with fewer than two
+        tasks.
     """
 
     def __init__(self, target, train_mixer, **kwargs):
@@ -78,6 +79,11 @@ class JointBrain(sb.Brain):
             raise InputError(
                 f"checkpoint_score: expected one of {', '.join(SCORES)}, "
                 f"got {score!r}"
+            )
+        n_kept = self.hparams.keep_checkpoints
+        if not (isinstance(n_kept, int) and n_kept >= 1):
+            raise InputError(
+                f"keep_checkpoints: expected 1 or more, got {n_kept!r}"
             )
         self._set_up_gradients()
         if self.checkpointer is not None:
@@ -437,14 +443,11 @@ class JointBrain(sb.Brain):
                 f"checkpoint_score {score!r} was not computed in validation; "
                 f"there are {', '.join(k for k in SCORES if k in stats)}"
             )
-        best = [score]
-        self.checkpointer.save_and_keep_only(
-            meta={k: stats[k] for k in SCORES if k in stats},
-            max_keys=best if SCORES[score] == "max" else [],
-            min_keys=best if SCORES[score] == "min" else [],
-            # Given anew each time: SpeechBrain appends to its default list.
-            keep_recent=False,
-            importance_keys=[ckpt_recency],
+        self.checkpointer.save_and_keep_best(
+            {k: stats[k] for k in SCORES if k in stats},
+            score,
+            SCORES[score],
+            self.hparams.keep_checkpoints,
         )
 
     # ---- test ---------------------------------------------------------
@@ -458,17 +461,38 @@ class JointBrain(sb.Brain):
             Its validation scores and its epoch; empty without a checkpoint.
         """
         score = self.hparams.checkpoint_score
-        found = self.checkpointer.find_checkpoint(
-            **{f"{SCORES[score]}_key": score}
-        )
-        if found is None:
+        found = self.checkpointer.find_best(score, SCORES[score], 1)
+        if not found:
             logger.warning("No checkpoint: the system is tested as it is.")
             return {}
-        self.checkpointer.load_checkpoint(found)
-        return {k: v for k, v in found.meta.items() if k in SCORES}
+        self.checkpointer.load_checkpoint(found[0])
+        return scores_of(found[0])
 
     def on_evaluate_start(self, max_key=None, min_key=None):
         """Keep the weights: :meth:`load_best` loads them, once for all sets."""
+
+
+def scores_of(checkpoint):
+    """List the validation scores of a checkpoint, and its epoch.
+
+    Arguments
+    ---------
+    checkpoint : speechbrain.utils.checkpoints.Checkpoint
+        The checkpoint.
+
+    Returns
+    -------
+    dict
+        Name to number; names as in :data:`SCORES`.
+
+    Example
+    -------
+    >>> from speechbrain.utils.checkpoints import Checkpoint
+    >>> meta = {"epoch": 3, "unixtime": 1.0, "uar": 0.5}
+    >>> scores_of(Checkpoint("CKPT+3", meta, {}))
+    {'epoch': 3, 'uar': 0.5}
+    """
+    return {k: v for k, v in checkpoint.meta.items() if k in SCORES}
 
 
 def cut(wavs, n_samples):

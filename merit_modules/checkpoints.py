@@ -5,7 +5,11 @@ import os
 import re
 import shutil
 
-from speechbrain.utils.checkpoints import Checkpoint, Checkpointer
+from speechbrain.utils.checkpoints import (
+    Checkpoint,
+    Checkpointer,
+    ckpt_recency,
+)
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 from speechbrain.utils.logger import get_logger
 
@@ -83,6 +87,55 @@ class AtomicCheckpointer(Checkpointer):
             logger.log(verbosity, f"Saved checkpoint {checkpoint.path}")
         ddp_barrier()
         return checkpoint
+
+    def find_best(self, score, direction, number=None):
+        """Find the best checkpoints by a score of the validation.
+
+        Arguments
+        ---------
+        score : str
+            Its name. Checkpoints without it (of the middle of an epoch) do
+            not count.
+        direction : str
+            ``min`` or ``max``: which values are good.
+        number : int, optional
+            How many at most; all by default.
+
+        Returns
+        -------
+        list of speechbrain.utils.checkpoints.Checkpoint
+            The best one first; of equal ones the latest.
+        """
+        return self.find_checkpoints(
+            **{f"{direction}_key": score}, max_num_checkpoints=number
+        )
+
+    def save_and_keep_best(self, meta, score, direction, number):
+        """Save a checkpoint; delete all but the best ones and this one.
+
+        SpeechBrain's ``save_and_keep_only`` would keep as many of the latest
+        as of the best.
+
+        Arguments
+        ---------
+        meta : dict
+            Scores of the checkpoint.
+        score : str
+            What the best ones are picked by; see :meth:`find_best`.
+        direction : str
+            ``min`` or ``max``.
+        number : int
+            How many of the best to keep.
+        """
+        self.save_checkpoint(meta=meta)
+        kept = self.find_best(score, direction, number)
+        kept += self.find_checkpoints(max_num_checkpoints=1)
+        paths = {checkpoint.path for checkpoint in kept}
+        self.delete_checkpoints(
+            num_to_keep=0,
+            importance_keys=[ckpt_recency],
+            ckpt_predicate=lambda checkpoint: checkpoint.path not in paths,
+        )
 
     def _new_checkpoint_dirpath(self):
         return self._partial(super()._new_checkpoint_dirpath())

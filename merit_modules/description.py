@@ -45,6 +45,21 @@ class Description(NamedTuple):
     arguments: dict
 
 
+class Call(NamedTuple):
+    """What a function returns.
+
+    Arguments
+    ---------
+    function_path : str
+        Module and name of the function.
+    arguments : dict
+        Its arguments by name; those that are parts are described.
+    """
+
+    function_path: str
+    arguments: dict
+
+
 class Reference(NamedTuple):
     """A value that another key of the YAML holds.
 
@@ -149,7 +164,8 @@ def to_yaml(tree, indent=""):
     Arguments
     ---------
     tree : dict
-        Keys to plain values, descriptions, references, or dicts of them.
+        Keys to plain values, descriptions, calls, references, or dicts of
+        them.
     indent : str
         Space before every line.
 
@@ -172,6 +188,8 @@ def to_yaml(tree, indent=""):
         below = None
         if isinstance(value, Description):
             shown, below = f" !new:{value.class_path}", value.arguments
+        elif isinstance(value, Call):
+            shown, below = f" !apply:{value.function_path}", value.arguments
         elif isinstance(value, Reference):
             shown = f" !ref <{value.key}>"
         elif isinstance(value, dict) and not _is_plain(value):
@@ -184,7 +202,7 @@ def to_yaml(tree, indent=""):
 
 
 def _is_plain(mapping):
-    kinds = (Description, Reference)
+    kinds = (Description, Call, Reference)
     return not any(isinstance(value, kinds) for value in mapping.values())
 
 

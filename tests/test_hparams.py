@@ -20,7 +20,8 @@ EXPERIMENTS = sorted(
 )
 #: Keys that the code reads by name; all others must be referenced.
 READERS = [
-    ROOT / "merit_modules" / name for name in ("recipe.py", "brain.py")
+    ROOT / "merit_modules" / name
+    for name in ("recipe.py", "brain.py", "export/corpus.py")
 ] + [ROOT / "train.py"]
 RUN_OPTIONS = {
     "precision",

@@ -8,7 +8,7 @@ import torch
 from speechbrain.inference.interfaces import Pretrained
 from torch import nn
 
-from merit_modules import pretrained
+from merit_modules import saving
 from merit_modules.description import describe
 from merit_modules.errors import InputError
 from merit_modules.experts import LayerMixingPool
@@ -164,7 +164,7 @@ def test_whole_or_not_at_all(folder, monkeypatch):
     def full_disk(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pretrained.safetensors.torch, "save_file", full_disk)
+    monkeypatch.setattr(saving.safetensors.torch, "save_file", full_disk)
     with pytest.raises(InputError, match="cannot be written: .*No space"):
         save_folder(tiny_system(), folder, LABELS)
     after = {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -1,0 +1,70 @@
+"""Put a run's parts together into a folder."""
+
+from pathlib import Path
+
+from merit_modules.export.card import about_run, model_card
+from merit_modules.export.corpus import corpus_about
+from merit_modules.export.run import read_run
+from merit_modules.pretrained import check_replaceable, save_folder
+
+
+def export_run(run_folder, folder, average=1, labels=None, about=None):
+    """Export a finished run.
+
+    Arguments
+    ---------
+    run_folder : str or Path
+        The run's output folder, wherever it is now. Neither its corpus nor
+        its recipe needs to be there.
+    folder : str or Path
+        Where to; an earlier export there is replaced, card included.
+    average : int
+        How many of the best checkpoints are averaged; the run must have kept
+        as many (``keep_checkpoints``).
+    labels : sequence of str, optional
+        Classes in the order of the logits: only for a run that was not tested
+        and whose classes were read from its corpus.
+    about : dict, optional
+        Facts of the corpus that replace those of the run; see
+        :class:`~merit_modules.export.corpus.CorpusAbout`.
+
+    Returns
+    -------
+    FinishedRun
+        What was exported.
+
+    Raises
+    ------
+    InputError
+        Naming what is missing, or what else is in the folder.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> export_run(folder / "run", folder / "model")
+    Traceback (most recent call last):
+    merit_modules.errors.InputError: ...: no run: it has no file composed.yaml
+    """
+    folder = Path(folder)
+    check_replaceable(folder)
+    run = read_run(run_folder, average, labels)
+    about = corpus_about(run.hparams, about)
+    save_folder(
+        run.system,
+        folder,
+        run.labels,
+        run.hparams["sample_rate_hz"],
+        about=about_run(run),
+        facts=_facts(run),
+        card=model_card(run, about, folder.resolve().name),
+    )
+    return run
+
+
+def _facts(run):
+    names = ["corpus_name", "system_name"]
+    if "ser" in run.tasks:
+        names.insert(0, "ser_target")
+        if run.hparams["ser_target"] == "attributes":
+            names.insert(1, "attribute_scale")
+    return {name: run.hparams[name] for name in names}
