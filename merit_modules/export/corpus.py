@@ -83,6 +83,8 @@ def corpus_about(hparams, given=None):
             f"corpus_about: kind: expected one of {names} or null, got "
             f"{about.kind!r}"
         )
-    if isinstance(about.language, str):
-        return about._replace(language=[about.language])
-    return about
+    language = about.language
+    if isinstance(language, str):
+        language = [language]
+    # Plain values, whatever reader of YAML they came from.
+    return about._replace(language=language and [str(x) for x in language])

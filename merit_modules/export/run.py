@@ -143,8 +143,12 @@ def _described(folder):
         if not path.is_file():
             raise InputError(f"{folder}: no run: it has no file {path.name}")
     composed, overrides = (path.read_text(encoding="utf-8") for path in paths)
-    tree = ruamel.yaml.YAML().load(composed)
-    return {**tree, **parse_overrides(overrides)}
+    described = dict(ruamel.yaml.YAML().load(composed))
+    for key, value in parse_overrides(overrides).items():
+        # A dict changes what there is; anything else takes its place.
+        if not (isinstance(value, dict) and tag_of(described.get(key))):
+            described[key] = value
+    return described
 
 
 def _is_of_recipe(value):
