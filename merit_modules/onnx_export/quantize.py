@@ -1,0 +1,62 @@
+"""Linear layers of an exported system in 8 bits."""
+
+import math
+
+#: Weights of 8 bits beyond which they go to a file of their own: a protobuf
+#: message holds less than 2 GiB.
+_LARGE = 2**31 - 2**24
+
+
+def quantize(source, path):
+    """Write a model whose linear layers have weights of 8 bits.
+
+    Each output of a layer has a scale of its own; activations are scaled as
+    they come. Routers stay in fp32: rounding them would flip decisions.
+
+    Arguments
+    ---------
+    source : Path
+        An exported system.
+    path : Path
+        File to write.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = onnx.load(source)
+    n_weights = sum(math.prod(x.dims) for x in model.graph.initializer)
+    quantize_dynamic(
+        model,
+        path,
+        op_types_to_quantize=["MatMul", "Gemm"],
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+        nodes_to_exclude=kept_nodes(model),
+        use_external_data_format=n_weights > _LARGE,
+    )
+
+
+def kept_nodes(model):
+    """Find the products that stay in fp32.
+
+    Arguments
+    ---------
+    model : onnx.ModelProto
+        An exported system.
+
+    Returns
+    -------
+    list of str
+        Names of the nodes that decide which expert serves a frame, and of
+        those whose weight is a vector.
+    """
+    kept = {
+        weight.name
+        for weight in model.graph.initializer
+        if ".routers." in weight.name or len(weight.dims) < 2
+    }
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type in ("MatMul", "Gemm") and node.input[1] in kept
+    ]
