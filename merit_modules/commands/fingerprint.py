@@ -1,6 +1,7 @@
 """What tells one model from another: a hash of its files."""
 
 import hashlib
+import re
 from pathlib import Path
 
 from speechbrain.utils.fetching import LocalStrategy, fetch
@@ -9,6 +10,40 @@ from merit_modules.errors import InputError
 from merit_modules.pretrained import HPARAMS_FILE, WEIGHTS_FILE
 
 _BLOCK = 2**22
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def check_source(source):
+    """Raise if a model can neither be a folder nor a name on the hub.
+
+    Arguments
+    ---------
+    source : str
+        What was given.
+
+    Raises
+    ------
+    InputError
+        If so; nothing is asked of the network.
+
+    Example
+    -------
+    >>> check_source("owner/name")
+    >>> check_source("gone")
+    Traceback (most recent call last):
+    merit_modules.errors.InputError: gone: expected the folder of a model, ...
+    """
+    folder = Path(source)
+    if not folder.exists() and not _HUB_NAME.fullmatch(source):
+        raise InputError(
+            f"{source}: expected the folder of a model, or its name on the "
+            "hub (owner/name); there is no such folder"
+        )
+    if folder.exists() and not (folder / HPARAMS_FILE).is_file():
+        raise InputError(
+            f"{folder / HPARAMS_FILE}: no such file; expected the folder of a "
+            "model (merit export makes one of a finished run)"
+        )
 
 
 def fingerprint_model(source):
@@ -39,6 +74,7 @@ def fingerprint_model(source):
     >>> before == fingerprint_model(str(folder))
     False
     """
+    check_source(source)
     digest = hashlib.blake2b(digest_size=16)
     for path in _files(source):
         digest.update(path.name.encode() + b"\0")
@@ -51,11 +87,6 @@ def fingerprint_model(source):
 def _files(source):
     folder = Path(source)
     if folder.exists():
-        if not (folder / HPARAMS_FILE).is_file():
-            raise InputError(
-                f"{folder / HPARAMS_FILE}: no such file; expected the folder "
-                "of a model (merit export makes one of a finished run)"
-            )
         weights = sorted(folder.glob("*.safetensors"))
         return [folder / HPARAMS_FILE, *weights]
     try:

@@ -68,6 +68,6 @@ class Progress:
 def _seconds(path):
     try:
         source = FileSource(path)
-    except InputError:
+    except (InputError, UnicodeEncodeError):
         return 0.0  # its turn to be reported comes
     return source.n_samples / source.sample_rate_hz

@@ -3,6 +3,7 @@
 import argparse
 import math
 
+from merit_modules.commands.inputs import printable
 from merit_modules.errors import InputError
 
 # What each command does, and its help.
@@ -15,6 +16,7 @@ COMMANDS = {
 ENCODINGS = ("float", "pcm16")
 EXTENSIONS = ("wav", "flac")
 FORMATS = ("jsonl", "csv")
+SEGMENT_SECONDS = 3.0
 
 
 def add_parser(subparsers):
@@ -100,8 +102,9 @@ def _add_computing(parser, name):
         parser.add_argument(
             "--segment-seconds",
             type=_seconds,
-            default=3.0,
-            help="length of a segment of the timeline (default: 3)",
+            default=SEGMENT_SECONDS,
+            help="length of a segment of the timeline "
+            f"(default: {SEGMENT_SECONDS:g})",
         )
     parser.add_argument(
         "--chunk-seconds",
@@ -182,7 +185,9 @@ def run(args):
 
 
 def _check(args):
-    """Raise if options do not go together."""
+    """Raise if options make no sense, or not together."""
+    if args.out is not None and printable(args.out) != args.out:
+        raise InputError(f"--out {printable(args.out)}: expected UTF-8")
     if args.command != "classify":
         if args.extension == "flac" and args.encoding != "pcm16":
             raise InputError(

@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from merit_modules.commands.fingerprint import fingerprint_model
+from merit_modules.commands.fingerprint import (
+    check_source,
+    fingerprint_model,
+)
 from merit_modules.commands.inputs import (
     STANDARD_INPUT,
     collect_jobs,
@@ -66,10 +69,12 @@ class _Run:
         self.log = JobLog(args.out) if args.out else None
         self.model = self.tasks = None
         self.chunking = _chunking(args)
+        # Enhancing takes no notice of it.
         self.segment_s = getattr(args, "segment_seconds", SEGMENT_S)
         self.n_done, self.failed = 0, []
 
     def run(self):
+        check_source(self.args.model)
         jobs = collect_jobs(self.args.inputs, self._is_output)
         self._check_outputs(jobs)
         todo = jobs
@@ -110,7 +115,7 @@ class _Run:
             names.append(f"{job.stem}.{self.args.extension}")
         if self.args.routing:
             names.append(f"{ROUTING}/{job.stem}.npz")
-        return [printable(name) for name in names]
+        return names
 
     def _check_outputs(self, jobs):
         if self.log is None:
@@ -212,11 +217,15 @@ class _Run:
         if self.args.command != "classify":
             folder = self.log.out if self.log else self.scratch / "enhanced"
             name = f"{job.stem}.{self.args.extension}"
-            options["output_filename"] = folder / printable(name)
+            options["output_filename"] = folder / name
             options["encoding"] = self.args.encoding
         opener = self.model.opener(path, self.tasks, **options)
 
         def open_recording():
+            if printable(path) != path:  # libsndfile takes no other
+                raise InputError(
+                    f"{job.file}: expected a name in UTF-8; rename the file"
+                )
             if self.log is not None:
                 self.log.claim(job, outputs)
             return opener()
@@ -227,7 +236,7 @@ class _Run:
         """Keep the results of a recording."""
         told = analysis._replace(name=job.file).as_dict()
         if self.args.routing:
-            path = self.log.out / ROUTING / printable(f"{job.stem}.npz")
+            path = self.log.out / ROUTING / f"{job.stem}.npz"
             _write_routing(path, analysis)
         if self.log is not None:
             self.log.add(job, told)

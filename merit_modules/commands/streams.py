@@ -3,12 +3,15 @@
 import contextlib
 import logging
 import shutil
+import struct
 import sys
 import warnings
 from pathlib import Path
 
 #: Libraries that tell how they load a model.
 _TALKATIVE = ("speechbrain", "transformers", "huggingface_hub")
+# What a WAV header says of a length that nobody knows yet.
+_UNKNOWN = b"\xff\xff\xff\xff"
 
 
 def spool_input(folder):
@@ -29,7 +32,27 @@ def spool_input(folder):
     path = Path(folder) / "stdin.wav"
     with open(path, "wb") as stream:
         shutil.copyfileobj(sys.stdin.buffer, stream, 2**20)
+    with open(path, "r+b") as stream:
+        _mend_length(stream)
     return path
+
+
+def _mend_length(stream):
+    """Turn 0 bytes of samples into an unknown number, if some follow.
+
+    Some programs write 0 first and the length when all is written, which
+    they cannot do through a pipe. (Others say unknown, which is read right.)
+    """
+    if stream.read(12)[8:] != b"WAVE":
+        return
+    while len(head := stream.read(8)) == 8:
+        name, size = head[:4], struct.unpack("<I", head[4:])[0]
+        if name == b"data":
+            if size == 0 and stream.read(1):
+                stream.seek(-5, 1)
+                stream.write(_UNKNOWN)
+            return
+        stream.seek(size + size % 2, 1)
 
 
 class DataOutput:
