@@ -314,3 +314,67 @@ def test_the_floor_counts_the_pairs_and_no_more(run_benchmark):
     share = pair_share(mixture(*args[1:]).routing)
     assert count_macs(floor) == round(share * 36) * (8 * 16 + 16 * 5)
     assert 2 * count_macs(both) == both.n_flops == 3 * floor.n_flops
+
+
+SMALL = "--ssl wavlm_small --repeats 1"
+
+
+@pytest.mark.parametrize("padding", ["", "--padded"])
+def test_inference_is_compared_with_the_baseline(run_benchmark, padding):
+    module, result, table = run_benchmark(
+        "inference", f"{SMALL} --seconds 0.5 1 --batch 2 {padding}"
+    )
+    assert table[0] == [heading for heading, _, _ in module.COLUMNS]
+    rows = result["rows"]
+    assert len(table) == 2 + len(rows) == 2 + 2 * 2 * len(module.FORMS)
+    assert result["largest_difference"] <= 1e-4
+    for row in rows:
+        assert row["time_s"] > 0 and len(row["all_s"]) == 1
+        if row["form"] == "baseline":
+            assert row["time_ratio"] == 1.0
+        audio_s = row["seconds"] * (1.5 if padding else 2)
+        assert row["s_per_s"] == pytest.approx(row["time_s"] / audio_s)
+
+
+def test_a_training_step_is_compared_with_the_baseline(run_benchmark):
+    module, result, table = run_benchmark(
+        "training_step", f"{SMALL} --seconds 0.5 --batch 2 --ssl_layers 2"
+    )
+    assert table[0] == [heading for heading, _, _ in module.COLUMNS]
+    published, ours, fused = result["rows"]
+    assert published["time_ratio"] == 1.0
+    assert 0 < fused["optimizer_s"] < fused["time_s"]
+    assert ours["optimizer_s"] == published["optimizer_s"]
+    assert result["largest_difference"] <= 1e-4
+
+
+def test_the_baseline_has_the_weights_of_the_system(run_benchmark, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tests" / "benchmarks")
+    module = importlib.import_module("baseline")
+    torch.manual_seed(0)
+    system = tiny_system(feat_extract_norm="layer")
+    encoder = system.ssl_encoder
+    learned = {n for n, p in encoder.named_parameters() if p.requires_grad}
+    baseline = module.Baseline(system)
+    # The convolutions are frozen, as there; the rest stays as it was.
+    learned -= {n for n in learned if "feature_extractor" in n}
+    still = {n for n, p in encoder.named_parameters() if p.requires_grad}
+    assert still == learned
+    shared = {id(parameter) for parameter in system.parameters()}
+    assert {id(parameter) for parameter in baseline.parameters()} < shared
+    batch = torch.randn(2, 8000), torch.tensor([1.0, 0.6])
+    assert module.check_equal(system, *batch) <= 1e-5
+    # What differs is found: a number, or the expert of a frame.
+    eps, mix = 1e-5, system.mixture.layer_mix
+    monkeypatch.setattr(
+        mix, "norm", lambda i, x: LayerNormConcat.norm(mix, i, x) + eps
+    )
+    assert module.check_equal(system, *batch, atol=1.0) > 0
+    with pytest.raises(RuntimeError, match="differ by"):
+        module.check_equal(system, *batch, atol=0.0)
+    forward = system.mixture.routers["se"].forward
+    monkeypatch.setattr(
+        system.mixture.routers["se"], "forward", lambda x: forward(-x)
+    )
+    with pytest.raises(RuntimeError, match="se: other experts on"):
+        module.check_equal(system, *batch)
