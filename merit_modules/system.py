@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from merit_modules.padding import task_lengths
+from merit_modules.padding import TaskLengths, task_lengths
 from merit_modules.se_head import Enhancement
 from merit_modules.shapes import absolute_lengths, valid_mask
 from merit_modules.task_features import MixtureOutput
@@ -30,6 +30,27 @@ class SystemOutput(NamedTuple):
     enhancement: Enhancement | None
     mixture: MixtureOutput
     n_samples: torch.Tensor
+
+
+class Encoded(NamedTuple):
+    """A batch before the heads.
+
+    Arguments
+    ---------
+    wavs : torch.Tensor
+        Normalised waveforms (B, N); zero in padding.
+    n_samples : torch.Tensor
+        Lengths in samples (B,).
+    mixture : MixtureOutput
+        Features (B, T, R) of the tasks asked for, and routing decisions.
+    lengths : TaskLengths
+        What counts for routers and heads.
+    """
+
+    wavs: torch.Tensor
+    n_samples: torch.Tensor
+    mixture: MixtureOutput
+    lengths: TaskLengths
 
 
 class JointSystem(nn.Module):
@@ -98,6 +119,36 @@ class JointSystem(nn.Module):
         SystemOutput
             Logits, enhancement, routing and lengths.
         """
+        tasks = self.tasks if tasks is None else tasks
+        wavs, n_samples, mixture, lengths = self.encode(
+            noisy_wavs, wav_lens, tasks
+        )
+        logits = enhancement = None
+        if "ser" in tasks:
+            logits = self.ser_head(mixture.features["ser"], lengths.pooled)
+        if "se" in tasks:
+            enhancement = self.se_head(
+                mixture.features["se"], lengths.routed, wavs, lengths.enhanced
+            )
+        return SystemOutput(logits, enhancement, mixture, n_samples)
+
+    def encode(self, noisy_wavs, wav_lens=None, tasks=None):
+        """Do all that comes before the heads.
+
+        Arguments
+        ---------
+        noisy_wavs : torch.Tensor
+            Waveforms (B, N), 16 kHz, as they come from a file.
+        wav_lens : torch.Tensor, optional
+            Relative lengths (B,); all 1 by default.
+        tasks : sequence of str, optional
+            ``se``, ``ser`` or both; all that there are by default.
+
+        Returns
+        -------
+        Encoded
+            What the heads take.
+        """
         if wav_lens is None:
             wav_lens = torch.ones(len(noisy_wavs), device=noisy_wavs.device)
         tasks = self.tasks if tasks is None else tasks
@@ -114,14 +165,7 @@ class JointSystem(nn.Module):
             self.ssl_encoder.hop_length,
         )
         mixture = self.mixture(layer_reps, lengths.routed, tasks)
-        logits = enhancement = None
-        if "ser" in tasks:
-            logits = self.ser_head(mixture.features["ser"], lengths.pooled)
-        if "se" in tasks:
-            enhancement = self.se_head(
-                mixture.features["se"], lengths.routed, wavs, lengths.enhanced
-            )
-        return SystemOutput(logits, enhancement, mixture, n_samples)
+        return Encoded(wavs, n_samples, mixture, lengths)
 
     def normalize(self, wavs, n_samples):
         """Normalise waveforms and keep their padding at zero.
@@ -182,7 +226,31 @@ class JointSystem(nn.Module):
         torch.Tensor
             Waveforms (B, N) in the scale of the input; zero in padding.
         """
-        enhancement = output.enhancement
+        return self._to_wavs(output.enhancement, n_max)
+
+    def enhance_features(self, features, noisy_wavs):
+        """Enhance recordings whose features are known.
+
+        Arguments
+        ---------
+        features : torch.Tensor
+            Features of the SE task (B, T, R), without padding.
+        noisy_wavs : torch.Tensor
+            Waveforms (B, N) that they were made of, without padding.
+
+        Returns
+        -------
+        torch.Tensor
+            Waveforms (B, N) in the scale of the input.
+        """
+        n_wavs, n_max = noisy_wavs.shape
+        n_samples = torch.full((n_wavs,), n_max, device=noisy_wavs.device)
+        n_frames = torch.full_like(n_samples, features.shape[1])
+        wavs = self.normalizer(noisy_wavs)
+        enhancement = self.se_head(features, n_frames, wavs, n_samples)
+        return self._to_wavs(enhancement, n_max)
+
+    def _to_wavs(self, enhancement, n_max):
         wavs = self.se_head.to_wavs(enhancement, n_max)
         samples = valid_mask(enhancement.n_samples, n_max)
         return torch.where(samples, self.normalizer.inverse(wavs), 0.0)

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from merit_modules.data.audio import resampler
 from merit_modules.errors import InputError
 from merit_modules.inference.feeder import MIN_SAMPLES, WindowFeeder
-from merit_modules.inference.joiner import WindowJoiner, WindowResult
+from merit_modules.inference.joiner import Piece, WindowJoiner, join
 from merit_modules.inference.resampling import BlockResampler
-from merit_modules.inference.windows import Chunking, Windowing
+from merit_modules.inference.se_stage import SEStage
+from merit_modules.inference.windows import Sizes, Windowing
 
 GRID = 320
 
@@ -85,56 +86,71 @@ def test_the_feeder_forgets():
 
 
 @settings(deadline=None)
-@given(windowings(), st.integers(MIN_SAMPLES, 20000))
-def test_joining_what_was_cut_gives_the_recording(windowing, n_samples):
+@given(windowings(), windowings(), st.integers(MIN_SAMPLES, 20000))
+def test_joining_what_was_cut_gives_the_recording(windowing, behind, n_samples):
     """A system that changes nothing: no seam, no frame lost or twice."""
     wav = torch.rand(n_samples)
     feeder, joiner = WindowFeeder(windowing), WindowJoiner(windowing)
-    pieces = []
+    seen = []
+
+    def enhance(features, samples):
+        # Each window of the head gets the frames of its own samples.
+        start = int(features[0, 0]) * GRID
+        piece = wav[start : start + len(samples)]
+        assert torch.equal(samples[: len(piece)], piece)
+        seen.append((len(features), len(samples)))
+        return samples
+
+    stage, pieces, enhanced = SEStage(behind, enhance), [], []
     for window, samples in [*feeder.feed(wav), *feeder.close()]:
         n_frames = (len(samples) - 400) // GRID + 1
         frames = torch.arange(n_frames) + window.start // GRID
-        result = WindowResult(
+        result = Piece(
             samples[: window.stop - window.start],
-            frames.unsqueeze(1).float(),
+            {"se": frames.unsqueeze(1).float()},
             {"se": frames},
         )
         pieces.append(joiner.add(window, result))
-    pieces.append(joiner.finish(n_samples))
-    joined = torch.cat([piece.enhanced for piece in pieces])
-    assert joined.shape == wav.shape
-    torch.testing.assert_close(joined, wav)
+    pieces.append(joiner.finish())
+    enhanced = [stage.add(piece.wav, piece.features["se"]) for piece in pieces]
+    whole = join(pieces)
+    assert torch.equal(whole.wav, wav)
     frames = torch.arange((n_samples - 400) // GRID + 1)
-    routing = torch.cat([piece.routing["se"] for piece in pieces])
-    assert torch.equal(routing, frames)
-    features = torch.cat([piece.features for piece in pieces])
-    assert torch.equal(features[:, 0], frames.float())
+    assert torch.equal(whole.routing["se"], frames)
+    assert torch.equal(whole.features["se"][:, 0], frames.float())
+    torch.testing.assert_close(torch.cat([*enhanced, stage.finish()]), wav)
+    for n_frames, n in seen:
+        assert n_frames >= (n - 400) // GRID + 1
 
 
 def test_a_seam_is_faded():
     """Worked values: zeros meet ones over four samples."""
-    windowing = Windowing(8, left=4, right=4, fade=4, grid=4)
-    joiner = WindowJoiner(windowing)
-    first, last = windowing.regular(0), windowing.last(1, 16)
-    joiner.add(first, WindowResult(torch.zeros(12), None, {}))
-    piece = joiner.add(last, WindowResult(torch.ones(16), None, {}))
-    expected = [0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1]
-    torch.testing.assert_close(piece.enhanced, torch.tensor(expected))
+    levels = iter((0.0, 1.0))
+    stage = SEStage(
+        Windowing(400, left=4, right=8, fade=4, grid=4),
+        enhance=lambda features, wav: torch.full_like(wav, next(levels)),
+    )
+    first = stage.add(torch.zeros(800), torch.zeros(200, 1))
+    enhanced = torch.cat([first, stage.finish()])
+    assert len(first) == 398 and not first.any()
+    expected = torch.ones(402)
+    expected[:4] = torch.tensor([0.2, 0.4, 0.6, 0.8])
+    torch.testing.assert_close(enhanced[398:], expected)
 
 
 @pytest.mark.parametrize(
-    "chunking, message",
+    "sizes, fade_s, message",
     [
-        ((0.01, 1, 1, 0), "chunk_s: expected at least a frame"),
-        ((5, -1, 1, 0), "left_s: expected 0 or more"),
-        ((5, 1, float("nan"), 0), "right_s: expected 0 or more"),
-        ((5, 1, 0.02, 0), "right_s: expected at least 2 frames"),
-        ((5, 1, 0.1, 1), "fade_s: expected at most 0.2 s"),
+        ((0.01, 1, 1), 0, "chunk_s: expected at least 0.02 s"),
+        ((5, -1, 1), 0, "left_s: expected at least 0 s"),
+        ((5, 1, float("nan")), 0, "right_s: expected at least"),
+        ((5, 1, 0.02), 0, "right_s: expected at least 0.04 s"),
+        ((5, 1, 0.1), 1, "fade_s: expected at most 0.2 s"),
     ],
 )
-def test_sizes_that_cannot_be(chunking, message):
+def test_sizes_that_cannot_be(sizes, fade_s, message):
     with pytest.raises(InputError, match=message):
-        Windowing.of(Chunking(*chunking), 16000, GRID)
+        Windowing.of(Sizes(*sizes), fade_s, 16000, GRID)
 
 
 RATES = (8000, 16000, 22050, 44100, 48000)

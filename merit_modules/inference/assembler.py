@@ -4,7 +4,9 @@ from typing import NamedTuple
 
 import torch
 
-from merit_modules.inference.joiner import WindowJoiner
+from merit_modules.inference.feeder import WindowFeeder
+from merit_modules.inference.joiner import WindowJoiner, join
+from merit_modules.inference.se_stage import SEStage
 
 
 class Update(NamedTuple):
@@ -34,18 +36,32 @@ class Assembler:
 
     Arguments
     ---------
+    engine : Engine
+        Runs what comes behind the windows.
+    tasks : sequence of str
+        What is asked for.
     windowing : Windowing
-        How it was cut.
+        How the recording was cut.
+    se_windowing : Windowing
+        Windows of the SE head.
     tracker : EmotionTracker or None
         Follows the emotion; None if that is not asked for.
     convert : BlockResampler
         From the system's sample rate to the recording's own.
     """
 
-    def __init__(self, windowing, tracker, convert):
+    def __init__(
+        self, engine, tasks, windowing, se_windowing, tracker, convert
+    ):
+        self.tasks = tasks
         self.tracker = tracker
         self.convert = convert
         self._joiner = WindowJoiner(windowing)
+        self._se_stage = self._behind = None
+        if "se" in tasks or engine.is_cascade:
+            self._se_stage = SEStage(se_windowing, engine.enhance)
+        if engine.is_cascade and "ser" in tasks:
+            self._behind = _Behind(engine, windowing)
 
     def add(self, window, result):
         """Take the next window.
@@ -54,31 +70,49 @@ class Assembler:
         ---------
         window : Window
             Where it lies.
-        result : WindowResult
-            What the system made of it.
+        result : Piece or WholeResult
+            What the system made of it; the latter if it is the whole
+            recording.
 
         Returns
         -------
         Update
             What became known.
         """
-        return self._update(self._joiner.add(window, result))
+        if window.is_whole:
+            self._se_stage = self._behind = self._joiner = None
+            return self._update(result.enhanced, result.piece, result.piece)
+        return self._settle(self._joiner.add(window, result))
 
-    def _update(self, piece):
-        enhanced, segments = piece.enhanced, []
-        if enhanced is not None:
+    def _settle(self, piece, is_last=False):
+        enhanced, heard = None, piece
+        if self._se_stage is not None:
+            enhanced = self._se_stage.add(piece.wav, piece.features["se"])
+            if is_last:
+                enhanced = torch.cat([enhanced, self._se_stage.finish()])
+        if self._behind is not None:
+            heard = self._behind.add(enhanced, is_last)
+        return self._update(enhanced, piece, heard)
+
+    def _update(self, enhanced, piece, heard):
+        segments, routing = [], dict(piece.routing)
+        if "se" not in self.tasks:
+            enhanced = None
+        elif enhanced is not None:
             enhanced = self.convert(enhanced)
-        if self.tracker is not None:
-            segments = self.tracker.add(piece.features)
-        return Update(enhanced, segments, piece.routing, None)
+        if self.tracker is not None and heard is not None:
+            segments = self.tracker.add(heard.features["ser"])
+            routing |= heard.routing
+        routing = {
+            task: routing[task] for task in routing if len(routing[task])
+        }
+        return Update(enhanced, segments, routing, None)
 
-    def finish(self, n_samples, duration_s):
+    def finish(self, duration_s):
         """End the recording.
 
         Arguments
         ---------
-        n_samples : int
-            Its length at the system's sample rate.
         duration_s : float
             Its length in seconds.
 
@@ -87,7 +121,10 @@ class Assembler:
         Update
             The rest, and the emotion of the whole.
         """
-        last = self._update(self._joiner.finish(n_samples))
+        nothing = torch.zeros(0) if "se" in self.tasks else None
+        last = Update(nothing, [], {}, None)
+        if self._joiner is not None:
+            last = self._settle(self._joiner.finish(), is_last=True)
         if last.enhanced is not None:
             enhanced = torch.cat([last.enhanced, self.convert.finish()])
             last = last._replace(enhanced=enhanced)
@@ -96,3 +133,26 @@ class Assembler:
         segments, emotion = self.tracker.finish(duration_s)
         segments = last.segments + segments
         return last._replace(segments=segments, emotion=emotion)
+
+
+class _Behind:
+    """The SER system of a cascade, on enhanced speech as it comes."""
+
+    def __init__(self, engine, windowing):
+        self.engine = engine
+        self._feeder = WindowFeeder(windowing)
+        self._joiner = WindowJoiner(windowing)
+
+    def add(self, enhanced, is_last):
+        """Take enhanced samples (n,); return what is settled, or None."""
+        pieces = [
+            self._joiner.add(window, self.engine.encode_behind(wav))
+            for window, wav in self._feeder.feed(enhanced)
+        ]
+        if is_last:
+            pieces += [
+                self._joiner.add(window, self.engine.encode_behind(wav))
+                for window, wav in self._feeder.close()
+            ]
+            pieces.append(self._joiner.finish())
+        return join(pieces) if pieces else None

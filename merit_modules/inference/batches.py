@@ -67,7 +67,7 @@ def run_recordings(
     events = _read_ahead(items, n_readers) if n_readers else _read(items)
     for event in events:
         if event.window is not None:
-            if batch and _padded([*batch, event]) > batch_samples:
+            if batch and not _fits(event, batch, batch_samples):
                 yield from _run(batch, engine, tasks, failed, progress)
                 yield from _finish(ends, failed)
                 batch, ends = [], []
@@ -81,8 +81,12 @@ def run_recordings(
     yield from _finish(ends, failed)
 
 
-def _padded(events):
-    return len(events) * max(len(event.window[1]) for event in events)
+def _fits(event, batch, batch_samples):
+    """Whether a window can be computed together with others."""
+    if event.window[0].is_whole != batch[0].window[0].is_whole:
+        return False
+    longest = max(len(e.window[1]) for e in [*batch, event])
+    return (len(batch) + 1) * longest <= batch_samples
 
 
 def _run(batch, engine, tasks, failed, progress):
@@ -90,7 +94,8 @@ def _run(batch, engine, tasks, failed, progress):
     batch = [event for event in batch if event.key not in failed]
     if not batch:
         return
-    results = engine.run([event.window[1] for event in batch], tasks)
+    run = engine.run_whole if batch[0].window[0].is_whole else engine.encode
+    results = run([event.window[1] for event in batch], tasks)
     for event, result in zip(batch, results, strict=True):
         if event.key in failed:
             continue

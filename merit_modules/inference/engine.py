@@ -1,12 +1,30 @@
 """Run a system on waveforms of any lengths, and give each its own result."""
 
 import threading
+from contextlib import contextmanager, nullcontext
+from typing import NamedTuple
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from merit_modules.cascade import CascadeSystem
 from merit_modules.errors import InputError
-from merit_modules.inference.joiner import WindowResult
+from merit_modules.inference.joiner import Piece
+
+
+class WholeResult(NamedTuple):
+    """What a system made of a whole recording.
+
+    Arguments
+    ---------
+    enhanced : torch.Tensor or None
+        Enhanced samples (n,); None if not asked for.
+    piece : Piece
+        Features and routing.
+    """
+
+    enhanced: torch.Tensor | None
+    piece: Piece
 
 
 class Engine:
@@ -25,8 +43,8 @@ class Engine:
     -------
     >>> from merit_modules.tiny import tiny_system
     >>> engine = Engine(tiny_system())
-    >>> results = engine.run([torch.randn(8000), torch.randn(4000)], ["ser"])
-    >>> [result.features.shape[0] for result in results]
+    >>> wavs = [torch.randn(8000), torch.randn(4000)]
+    >>> [len(piece.features["ser"]) for piece in engine.encode(wavs, ["ser"])]
     [24, 12]
     """
 
@@ -80,6 +98,11 @@ class Engine:
         """Whether a result is the same in any batch."""
         return self.system.ssl_encoder.padding_rule == "exact"
 
+    @property
+    def is_cascade(self):
+        """Whether one system enhances and another one listens to that."""
+        return isinstance(self.system, CascadeSystem)
+
     def forward(self, wavs, wav_lens, tasks):
         """Run a padded batch.
 
@@ -94,16 +117,27 @@ class Engine:
 
         Returns
         -------
-        SystemOutput
+        output : SystemOutput
             The system's output, on its device.
+        enhanced : torch.Tensor or None
+            Enhanced waveforms (B, N), if that was asked for.
         """
-        context = self.context or torch.autocast("cpu", enabled=False)
         wavs, wav_lens = wavs.to(self.device), wav_lens.to(self.device)
-        with self._lock, torch.no_grad(), context:
-            return self.system(wavs, wav_lens, tasks)
+        with self._computing():
+            output = self.system(wavs, wav_lens, tasks)
+            enhanced = None
+            if "se" in tasks:
+                enhanced = self.system.enhanced_wavs(output, wavs.shape[1])
+        return output, enhanced
 
-    def run(self, wavs, tasks):
-        """Run waveforms of different lengths.
+    @contextmanager
+    def _computing(self):
+        context = self.context or nullcontext()
+        with self._lock, torch.no_grad(), context:
+            yield
+
+    def run_whole(self, wavs, tasks):
+        """Run whole recordings of different lengths.
 
         Arguments
         ---------
@@ -114,33 +148,115 @@ class Engine:
 
         Returns
         -------
-        list of WindowResult
+        list of WholeResult
             One per waveform, on the CPU.
         """
         if len(wavs) > 1 and not self.batches_are_exact:
-            return [result for wav in wavs for result in self.run([wav], tasks)]
-        batch = pad_sequence(wavs, batch_first=True)
-        lengths = torch.tensor([len(wav) for wav in wavs])
-        n_max = batch.shape[1]
-        output = self.forward(batch, lengths / n_max, tasks)
-        enhanced = features = None
-        if "se" in tasks:
-            with torch.no_grad():
-                enhanced = self.system.enhanced_wavs(output, n_max).float()
-            enhanced = enhanced.cpu()
-        mixture = output.mixture
-        if "ser" in tasks:
-            features = mixture.features["ser"].float().cpu()
-        n_frames = mixture.valid.sum(dim=1).tolist()
-        maps = {
-            task: mixture.expert_map(task).to(torch.int8).cpu()
-            for task in mixture.routing
-        }
+            return [r for wav in wavs for r in self.run_whole([wav], tasks)]
+        batch, wav_lens = _pad(wavs)
+        output, enhanced = self.forward(batch, wav_lens, tasks)
+        pieces = _pieces(wavs, output.mixture)
+        if enhanced is None:
+            return [WholeResult(None, piece) for piece in pieces]
+        enhanced = enhanced.float().cpu()
         return [
-            WindowResult(
-                None if enhanced is None else enhanced[i, :n],
-                None if features is None else features[i, :t],
-                {task: experts[i, :t] for task, experts in maps.items()},
-            )
-            for i, (n, t) in enumerate(zip(lengths.tolist(), n_frames))
+            WholeResult(row[: len(wav)], piece)
+            for row, wav, piece in zip(enhanced, wavs, pieces)
         ]
+
+    def encode(self, wavs, tasks):
+        """Do for windows all that comes before the heads.
+
+        Of a cascade, that is what the front end does.
+
+        Arguments
+        ---------
+        wavs : list of torch.Tensor
+            B windows (n,), each at least a frame long.
+        tasks : sequence of str
+            What features are for.
+
+        Returns
+        -------
+        list of Piece
+            One per window, on the CPU.
+        """
+        system = self.system
+        if self.is_cascade:
+            system, tasks = system.front_end, ["se"]
+        return self._encode(system, wavs, tasks)
+
+    def encode_behind(self, wav):
+        """Do the same for a window of enhanced speech in a cascade.
+
+        Arguments
+        ---------
+        wav : torch.Tensor
+            The window (n,).
+
+        Returns
+        -------
+        Piece
+            Features of the SER head and routing, on the CPU.
+        """
+        (piece,) = self._encode(self.system.ser_system, [wav], ["ser"])
+        return piece
+
+    def _encode(self, system, wavs, tasks):
+        if len(wavs) > 1 and not self.batches_are_exact:
+            return [
+                p for wav in wavs for p in self._encode(system, [wav], tasks)
+            ]
+        batch, wav_lens = _pad(wavs)
+        with self._computing():
+            encoded = system.encode(
+                batch.to(self.device), wav_lens.to(self.device), tasks
+            )
+        return _pieces(wavs, encoded.mixture)
+
+    def enhance(self, features, wav):
+        """Run the SE head on a stretch of a recording.
+
+        Arguments
+        ---------
+        features : torch.Tensor
+            Features of its frames (T, R).
+        wav : torch.Tensor
+            Its noisy samples (n,).
+
+        Returns
+        -------
+        torch.Tensor
+            Enhanced samples (n,), on the CPU.
+        """
+        system = self.system.front_end if self.is_cascade else self.system
+        with self._computing():
+            (enhanced,) = system.enhance_features(
+                features[None].to(self.device), wav[None].to(self.device)
+            )
+        return enhanced.float().cpu()
+
+
+def _pad(wavs):
+    lengths = torch.tensor([len(wav) for wav in wavs])
+    batch = pad_sequence(wavs, batch_first=True)
+    return batch, lengths / batch.shape[1]
+
+
+def _pieces(wavs, mixture):
+    """Take the results of a batch apart."""
+    features = {task: f.float().cpu() for task, f in mixture.features.items()}
+    maps = {
+        task: mixture.expert_map(task).to(torch.int8).cpu()
+        for task in mixture.routing
+    }
+    return [
+        Piece(
+            wav,
+            {task: f[i, :n] for task, f in features.items()},
+            {task: experts[i, :n] for task, experts in maps.items()},
+        )
+        for i, (wav, n) in enumerate(
+            zip(wavs, mixture.valid.sum(dim=1).tolist())
+        )
+    ]

@@ -11,6 +11,7 @@ from speechbrain.inference.interfaces import Pretrained
 from speechbrain.utils.fetching import LocalStrategy
 
 from merit_modules.errors import InputError
+from merit_modules.inference.assembler import Assembler
 from merit_modules.inference.batches import run_recordings
 from merit_modules.inference.emotion import (
     ClassReader,
@@ -24,7 +25,12 @@ from merit_modules.inference.recording import Recording
 from merit_modules.inference.resampling import BlockResampler
 from merit_modules.inference.sinks import AudioSink
 from merit_modules.inference.sources import find_audio, open_source
-from merit_modules.inference.windows import LIVE, RECORDED, Windowing
+from merit_modules.inference.windows import (
+    LIVE,
+    RECORDED,
+    Windowing,
+    latency,
+)
 from merit_modules.pretrained import HPARAMS_FILE
 from merit_modules.shapes import absolute_lengths, valid_mask
 
@@ -245,13 +251,10 @@ class SparseMERIT(Pretrained):
         self.engine.check_tasks(tasks)
         n_max = wavs.shape[-1]
         wavs, wav_lens = _check_batch(wavs, wav_lens)
-        output = self.engine.forward(wavs, wav_lens, tasks)
-        enhanced, recognised = None, (None, None, None, None)
-        if "se" in tasks:
-            with torch.no_grad():
-                enhanced = self.mods.system.enhanced_wavs(
-                    output, wavs.shape[1]
-                )[:, :n_max]
+        output, enhanced = self.engine.forward(wavs, wav_lens, tasks)
+        if enhanced is not None:
+            enhanced = enhanced[:, :n_max]
+        recognised = (None, None, None, None)
         if "ser" in tasks:
             recognised = self._recognise(output.logits)
         mixture = output.mixture
@@ -497,7 +500,8 @@ class SparseMERIT(Pretrained):
             :class:`~merit_modules.inference.recording.Recording`.
         """
         self.engine.check_tasks(tasks)
-        windowing = self._windowing(self.chunking)
+        windowing = self.windowing(self.chunking)
+        assemble = self._assemble(tasks, self.chunking, segment_s)
 
         def open_recording():
             source = open_source(audio, sample_rate_hz or self.sample_rate_hz)
@@ -510,11 +514,7 @@ class SparseMERIT(Pretrained):
                     encoding,
                 )
             return Recording(
-                source,
-                windowing,
-                self.sample_rate_hz,
-                self._tracker(segment_s) if "ser" in tasks else None,
-                sink,
+                source, windowing, assemble, self.sample_rate_hz, sink
             )
 
         return open_recording
@@ -574,31 +574,61 @@ class SparseMERIT(Pretrained):
         tasks = self.engine.tasks if tasks is None else list(tasks)
         self.engine.check_tasks(tasks)
         rates = sample_rate_hz or self.sample_rate_hz, self.sample_rate_hz
-        windowing = self._windowing(chunking)
-        converters = BlockResampler(*rates), BlockResampler(*reversed(rates))
-        latency_s = windowing.latency / self.sample_rate_hz
+        there, back = BlockResampler(*rates), BlockResampler(*reversed(rates))
+        windowing = self.windowing(chunking)
+        behind = self._se_windowing(chunking) if "se" in tasks else None
+        waits_s = latency(windowing, behind) / self.sample_rate_hz
         return LiveSession(
             self.engine,
             tasks,
             windowing,
-            self._tracker(segment_s) if "ser" in tasks else None,
-            *converters,
+            self._assemble(tasks, chunking, segment_s)(back),
+            there,
             rates[0],
-            latency_s + sum(c.latency_s for c in converters),
+            waits_s + there.latency_s + back.latency_s,
         )
 
-    def _windowing(self, chunking):
-        hop = self.engine.frame_hop
-        return Windowing.of(chunking, self.sample_rate_hz, hop)
+    def _assemble(self, tasks, chunking, segment_s):
+        tracker_of = self._tracker_of(segment_s)
+        cut = self.windowing(chunking), self._se_windowing(chunking)
 
-    def _tracker(self, segment_s):
+        def assemble(convert):
+            tracker = tracker_of() if "ser" in tasks else None
+            return Assembler(self.engine, tasks, *cut, tracker, convert)
+
+        return assemble
+
+    def windowing(self, chunking=None):
+        """Say how recordings are cut.
+
+        Arguments
+        ---------
+        chunking : Chunking, optional
+            Sizes in seconds; those of the model by default.
+
+        Returns
+        -------
+        Windowing
+            Sizes in samples of the windows of the encoder.
+        """
+        chunking = self.chunking if chunking is None else chunking
+        return self._cut(chunking.encoder, 0.0)
+
+    def _se_windowing(self, chunking):
+        return self._cut(chunking.se_head, chunking.fade_s)
+
+    def _cut(self, sizes, fade_s):
+        hop = self.engine.frame_hop
+        return Windowing.of(sizes, fade_s, self.sample_rate_hz, hop)
+
+    def _tracker_of(self, segment_s):
         frame_s = self.engine.frame_hop / self.sample_rate_hz
         if not frame_s <= segment_s < float("inf"):
             raise InputError(
                 f"segment_s: expected at least a frame ({frame_s:g} s), got "
                 f"{segment_s}"
             )
-        return EmotionTracker(
+        return lambda: EmotionTracker(
             self.mods.system.ser_head,
             self.reader,
             round(segment_s / frame_s),

@@ -1,47 +1,76 @@
-"""Windows back to one recording: each frame once, each seam faded."""
+"""Windows back to one recording: each sample and each frame once."""
 
 from typing import NamedTuple
 
 import torch
 
 
-class WindowResult(NamedTuple):
-    """What a system made of a window, or of a piece of a recording.
+class Piece(NamedTuple):
+    """A stretch of a recording, or a window of one.
 
     Arguments
     ---------
-    enhanced : torch.Tensor or None
-        Enhanced samples (n,); None if not asked for.
-    features : torch.Tensor or None
-        Features of the SER head (T, R); None if not asked for.
+    wav : torch.Tensor
+        Its samples (n,) as the system took them.
+    features : dict
+        Task name to features of its frames (T, R).
     routing : dict
         Task name to the best expert of each frame (T,), int8.
     """
 
-    enhanced: torch.Tensor | None
-    features: torch.Tensor | None
+    wav: torch.Tensor
+    features: dict
     routing: dict
 
-    def frames(self, start, stop=None):
-        """Take some frames of features and routing.
+    def cut(self, grid, start, stop=None):
+        """Take a part.
 
         Arguments
         ---------
+        grid : int
+            Samples from one frame to the next.
         start : int
-            First frame.
+            First sample; a multiple of ``grid``.
         stop : int, optional
-            One after the last frame.
+            One after the last sample; a multiple of ``grid``.
 
         Returns
         -------
-        WindowResult
-            Those frames, without enhanced samples.
+        Piece
+            The part.
         """
-        return WindowResult(
-            None,
-            None if self.features is None else self.features[start:stop],
-            {task: e[start:stop] for task, e in self.routing.items()},
+        frames = slice(start // grid, stop if stop is None else stop // grid)
+        return Piece(
+            self.wav[start:stop],
+            {task: f[frames] for task, f in self.features.items()},
+            {task: e[frames] for task, e in self.routing.items()},
         )
+
+
+def join(pieces):
+    """Put pieces one behind the other.
+
+    Arguments
+    ---------
+    pieces : sequence of Piece
+        One or more, of the same tasks.
+
+    Returns
+    -------
+    Piece
+        All of them.
+
+    Example
+    -------
+    >>> join([Piece(torch.zeros(2), {}, {}), Piece(torch.ones(1), {}, {})]).wav
+    tensor([0., 0., 1.])
+    """
+    wavs, features, routing = zip(*pieces)
+
+    def together(parts):
+        return {k: torch.cat([part[k] for part in parts]) for k in parts[0]}
+
+    return Piece(torch.cat(wavs), together(features), together(routing))
 
 
 class WindowJoiner:
@@ -55,21 +84,20 @@ class WindowJoiner:
     Example
     -------
     >>> from merit_modules.inference.windows import Windowing
-    >>> windowing = Windowing(640, 320, 320, 160, 320)
+    >>> windowing = Windowing(640, 320, 320, 0, 320)
     >>> wav, joiner, pieces = torch.randn(1700), WindowJoiner(windowing), []
     >>> for window in windowing.cut(1700):
-    ...     result = WindowResult(wav[window.start : window.stop], None, {})
+    ...     result = Piece(wav[window.start : window.stop], {}, {})
     ...     pieces.append(joiner.add(window, result))
-    >>> pieces.append(joiner.finish(1700))
-    >>> [len(piece.enhanced) for piece in pieces]
-    [560, 640, 420, 80]
-    >>> torch.allclose(torch.cat([p.enhanced for p in pieces]), wav)
+    >>> pieces.append(joiner.finish())
+    >>> [len(piece.wav) for piece in pieces]
+    [640, 640, 420, 0]
+    >>> torch.equal(torch.cat([piece.wav for piece in pieces]), wav)
     True
     """
 
     def __init__(self, windowing):
         self.windowing = windowing
-        self._tail = None
         self._late = None
 
     def add(self, window, result):
@@ -79,53 +107,29 @@ class WindowJoiner:
         ---------
         window : Window
             Where it lies.
-        result : WindowResult
+        result : Piece
             What the system made of it.
 
         Returns
         -------
-        WindowResult
-            The piece of the recording that is settled by now and was not
-            before.
+        Piece
+            The stretch that it answers for.
         """
         grid = self.windowing.grid
-        first = (window.own_start - window.start) // grid
-        behind = (window.own_stop - window.start) // grid
-        settled = result.frames(first, behind)
-        self._late = result.frames(behind)
-        if result.enhanced is None:
-            return settled
-        return settled._replace(enhanced=self._fade(window, result.enhanced))
+        start, stop = (at - window.start for at in window[2:4])
+        if window.own_stop == window.stop:
+            # The end of a recording lies between two frames.
+            self._late = result.cut(grid, -(-len(result.wav) // grid) * grid)
+            return result.cut(grid, start)
+        self._late = result.cut(grid, stop)
+        return result.cut(grid, start, stop)
 
-    def _fade(self, window, enhanced):
-        half = self.windowing.fade // 2
-        start = max(0, window.own_start - half) - window.start
-        stop = max(start, window.own_stop - half - window.start)
-        piece, tail = enhanced[start:stop], enhanced[stop:]
-        if self._tail is not None:
-            piece = enhanced[start:].clone()
-            n_fade = min(2 * half, len(piece), len(self._tail))
-            rise = torch.arange(1, n_fade + 1) / (n_fade + 1)
-            before = self._tail[:n_fade] * (1 - rise)
-            piece[:n_fade] = piece[:n_fade] * rise + before
-            piece, tail = piece[: stop - start], piece[stop - start :]
-        self._tail = tail.clone()
-        return piece
-
-    def finish(self, n_samples):
+    def finish(self):
         """End the recording.
-
-        Arguments
-        ---------
-        n_samples : int
-            Its length.
 
         Returns
         -------
-        WindowResult
-            What no window after the last one will change any more.
+        Piece
+            What the last window saw beyond the stretch that it answers for.
         """
-        done = self._late
-        if self._tail is not None:
-            done = done._replace(enhanced=self._tail[:n_samples])
-        return done
+        return self._late

@@ -3,7 +3,7 @@
 import torch
 
 from merit_modules.errors import InputError
-from merit_modules.inference.assembler import Assembler, Update
+from merit_modules.inference.assembler import Update
 from merit_modules.inference.feeder import WindowFeeder
 from merit_modules.inference.sources import ArraySource
 
@@ -21,12 +21,10 @@ class LiveSession:
         What to compute.
     windowing : Windowing
         How the recording is cut.
-    tracker : EmotionTracker or None
-        Follows the emotion, if that is asked for.
+    assembler : Assembler
+        Puts it together again.
     to_system : BlockResampler
         From the blocks' sample rate to the system's.
-    from_system : BlockResampler
-        And back.
     sample_rate_hz : int
         Sample rate of the blocks.
     latency_s : float
@@ -35,22 +33,17 @@ class LiveSession:
 
     Example
     -------
-    >>> from merit_modules.inference.emotion import ClassReader, EmotionTracker
-    >>> from merit_modules.inference.engine import Engine
-    >>> from merit_modules.inference.resampling import BlockResampler
-    >>> from merit_modules.inference.windows import LIVE, Windowing
+    >>> from merit_modules.inference import SparseMERIT
+    >>> from merit_modules.pretrained import save_folder
     >>> from merit_modules.tiny import tiny_system
-    >>> system, same = tiny_system(), BlockResampler(16000, 16000)
-    >>> tracker = EmotionTracker(system.ser_head, ClassReader("asht"), 50, 0.02)
-    >>> session = LiveSession(
-    ...     Engine(system), ["se", "ser"], Windowing.of(LIVE, 16000, 320),
-    ...     tracker, same, same, 16000, 2.05,
-    ... )
+    >>> folder = getfixture("tmp_path") / "tiny"
+    >>> save_folder(tiny_system(), folder, ["angry", "sad", "happy", "calm"])
+    >>> session = SparseMERIT.from_hparams(source=folder).live()
     >>> blocks = torch.randn(60000).split(20000)
     >>> [len(session.push(block).enhanced) for block in blocks]
-    [0, 15200, 16000]
-    >>> len(session.finish().enhanced)
-    28800
+    [0, 23200, 16000]
+    >>> len(session.finish().enhanced), session.latency_s
+    (20800, 1.55)
     """
 
     def __init__(
@@ -58,9 +51,8 @@ class LiveSession:
         engine,
         tasks,
         windowing,
-        tracker,
+        assembler,
         to_system,
-        from_system,
         sample_rate_hz,
         latency_s,
     ):
@@ -70,7 +62,7 @@ class LiveSession:
         self.latency_s = latency_s
         self._to_system = to_system
         self._feeder = WindowFeeder(windowing)
-        self._assembler = Assembler(windowing, tracker, from_system)
+        self._assembler = assembler
         self._n_samples = 0
         self._n_out = 0
         self._over = False
@@ -124,9 +116,7 @@ class LiveSession:
         updates = [
             self._run(self._feeder.feed(self._to_system.finish())),
             self._run(self._feeder.close()),
-            self._assembler.finish(
-                self._feeder.n_samples, self._n_samples / self.sample_rate_hz
-            ),
+            self._assembler.finish(self._n_samples / self.sample_rate_hz),
         ]
         last = _merge(updates)
         if last.enhanced is not None:
@@ -138,7 +128,9 @@ class LiveSession:
         silence = torch.zeros(0) if "se" in self.tasks else None
         updates = [Update(silence, [], {}, None)]
         for window, wav in windows:
-            (result,) = self.engine.run([wav], self.tasks)
+            whole = window.is_whole
+            run = self.engine.run_whole if whole else self.engine.encode
+            (result,) = run([wav], self.tasks)
             updates.append(self._assembler.add(window, result))
         return _merge(updates)
 

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import torch
 
-from merit_modules.inference.assembler import Assembler
 from merit_modules.inference.feeder import WindowFeeder
 from merit_modules.inference.resampling import BlockResampler
 
@@ -81,24 +80,23 @@ class Recording:
         The recording.
     windowing : Windowing
         How it is cut.
+    assemble : callable
+        Makes its :class:`~merit_modules.inference.assembler.Assembler`, given
+        the conversion back to the recording's own sample rate.
     sample_rate_hz : int
         The system's sample rate.
-    tracker : EmotionTracker or None
-        Follows the emotion, if that is asked for.
     sink : AudioSink or None
         Takes the enhanced speech; without one it is kept.
     """
 
-    def __init__(self, source, windowing, sample_rate_hz, tracker, sink=None):
+    def __init__(self, source, windowing, assemble, sample_rate_hz, sink=None):
         self.source = source
         self.sink = sink
         self.frame_s = windowing.grid / sample_rate_hz
         rates = source.sample_rate_hz, sample_rate_hz
         self._to_system = BlockResampler(*rates)
         self._feeder = WindowFeeder(windowing)
-        self._assembler = Assembler(
-            windowing, tracker, BlockResampler(*reversed(rates))
-        )
+        self._assembler = assemble(BlockResampler(*reversed(rates)))
         self._enhanced, self._timeline, self._routing = [], [], {}
 
     @property
@@ -126,7 +124,7 @@ class Recording:
         ---------
         window : Window
             Where it lies.
-        result : WindowResult
+        result : Piece or WholeResult
             The result.
         """
         self._collect(self._assembler.add(window, result))
@@ -149,7 +147,7 @@ class Recording:
         Analysis
             All that is known of it.
         """
-        last = self._assembler.finish(self._feeder.n_samples, self.duration_s)
+        last = self._assembler.finish(self.duration_s)
         self._collect(last)
         enhanced = path = None
         gain = 1.0

@@ -7,6 +7,7 @@ is short unless the recording is. The cut depends on nothing but the number of
 samples; a live stream, whose end nobody knows, is cut the same way.
 """
 
+from math import ceil, gcd
 from typing import NamedTuple
 
 from merit_modules.errors import InputError
@@ -26,16 +27,19 @@ class Window(NamedTuple):
     own_stop : int
         One after the last sample that it answers for, unless it turns out to
         be the last window: that one answers for all up to ``stop``.
+    is_whole : bool
+        Whether it is the whole recording.
     """
 
     start: int
     stop: int
     own_start: int
     own_stop: int
+    is_whole: bool = False
 
 
-class Chunking(NamedTuple):
-    """How much audio is computed at once, in seconds.
+class Sizes(NamedTuple):
+    """Sizes of windows in seconds.
 
     Arguments
     ---------
@@ -45,21 +49,39 @@ class Chunking(NamedTuple):
         Context before it.
     right_s : float
         Context after it.
-    fade_s : float
-        Length of a cross-fade.
     """
 
     chunk_s: float
     left_s: float
     right_s: float
+
+
+class Chunking(NamedTuple):
+    """How a recording is computed that is longer than a window.
+
+    Encoder, routers and experts need some context and much memory, the SE
+    head's recurrent layers little memory and much context: each has windows of
+    its own.
+
+    Arguments
+    ---------
+    encoder : Sizes
+        Windows of the SSL encoder, the routers and the experts.
+    se_head : Sizes
+        Windows of the SE head.
+    fade_s : float
+        Seconds over which a window of the SE head fades into the next one.
+    """
+
+    encoder: Sizes
+    se_head: Sizes
     fade_s: float
 
 
-#: For recordings: up to 50 s are computed whole. Attention hears a minute, so
-#: that less context would give another result than the whole recording.
-RECORDED = Chunking(chunk_s=40.0, left_s=10.0, right_s=10.0, fade_s=1.0)
-#: For what is still going on: the result is there after little more than 2 s.
-LIVE = Chunking(chunk_s=1.0, left_s=8.0, right_s=1.0, fade_s=0.1)
+#: For recordings: up to 36 s are computed whole.
+RECORDED = Chunking(Sizes(24.0, 12.0, 12.0), Sizes(120.0, 30.0, 30.0), 1.0)
+#: For what is still going on: the result is there after about 1.6 s.
+LIVE = Chunking(Sizes(0.5, 6.0, 0.5), Sizes(0.5, 6.0, 0.5), 0.1)
 
 
 class Windowing(NamedTuple):
@@ -81,7 +103,7 @@ class Windowing(NamedTuple):
     Example
     -------
     >>> windowing = Windowing(640, left=320, right=320, fade=160, grid=320)
-    >>> [tuple(window) for window in windowing.cut(1700)]
+    >>> [window[:4] for window in windowing.cut(1700)]
     [(0, 960, 0, 640), (320, 1600, 640, 1280), (640, 1700, 1280, 1700)]
     """
 
@@ -92,13 +114,15 @@ class Windowing(NamedTuple):
     grid: int
 
     @classmethod
-    def of(cls, chunking, sample_rate_hz, frame_hop):
+    def of(cls, sizes, fade_s, sample_rate_hz, frame_hop):
         """Round sizes in seconds to whole frames.
 
         Arguments
         ---------
-        chunking : Chunking or sequence of float
-            Sizes in seconds; a fade is at most twice the shorter context.
+        sizes : Sizes or sequence of float
+            New audio, context before and after it.
+        fade_s : float
+            Length of a cross-fade; at most twice the shorter context.
         sample_rate_hz : int
             Sample rate.
         frame_hop : int
@@ -116,37 +140,34 @@ class Windowing(NamedTuple):
 
         Example
         -------
-        >>> Windowing.of(Chunking(20, 4, 4, 1), 16000, 320).latency
-        392000
+        >>> Windowing.of(Sizes(20, 4, 4), 1.0, 16000, 320).size
+        448000
         """
 
         def frames(seconds):
             return round(seconds * sample_rate_hz / frame_hop) * frame_hop
 
-        chunk_s, left_s, right_s, fade_s = chunking
-        sizes = {"left_s": left_s, "right_s": right_s, "fade_s": fade_s}
-        for name, value in sizes.items():
-            if not 0 <= value < float("inf"):
-                raise InputError(
-                    f"{name}: expected 0 or more seconds, got {value}"
-                )
-        if not frame_hop / sample_rate_hz <= chunk_s < float("inf"):
-            raise InputError(
-                "chunk_s: expected at least a frame "
-                f"({frame_hop / sample_rate_hz:g} s), got {chunk_s}"
-            )
-        if right_s < 2 * frame_hop / sample_rate_hz:
+        chunk_s, left_s, right_s = sizes
+        frame_s = frame_hop / sample_rate_hz
+        least = {
+            "chunk_s": (chunk_s, frame_s),
+            "left_s": (left_s, 0.0),
             # A frame's receptive field reaches over its own hop.
-            raise InputError(
-                "right_s: expected at least 2 frames "
-                f"({2 * frame_hop / sample_rate_hz:g} s), got {right_s}"
-            )
+            "right_s": (right_s, 2 * frame_s),
+            "fade_s": (fade_s, 0.0),
+        }
+        for name, (value, bound) in least.items():
+            if not bound <= value < float("inf"):
+                raise InputError(
+                    f"{name}: expected at least {bound:g} s, got {value:g}"
+                )
         hop, left, right = map(frames, (chunk_s, left_s, right_s))
         fade = round(fade_s * sample_rate_hz / 2) * 2
-        if fade > 2 * min(left, right) or fade > hop:
+        most_s = min(2 * left_s, 2 * right_s, chunk_s)
+        if fade > min(2 * left, 2 * right, hop):
             raise InputError(
-                f"fade_s: expected at most {2 * min(left_s, right_s):g} s "
-                f"(twice the shorter context) and chunk_s, got {fade_s:g}"
+                f"fade_s: expected at most {most_s:g} s (chunk_s, and twice "
+                f"the shorter context), got {fade_s:g}"
             )
         return cls(hop, left, right, fade, frame_hop)
 
@@ -154,15 +175,6 @@ class Windowing(NamedTuple):
     def size(self):
         """Samples of a window that is not at the beginning."""
         return self.left + self.hop + self.right
-
-    @property
-    def latency(self):
-        """Samples after which an enhanced sample is out, at the latest.
-
-        That long it takes until a window can be computed whose first samples
-        are wanted, not counting the time to compute it.
-        """
-        return self.hop + self.right + self.fade // 2
 
     def regular(self, number):
         """Give the window of a number, if the recording goes on behind it.
@@ -204,7 +216,7 @@ class Windowing(NamedTuple):
         beyond = max(0, self.regular(number).stop - n_samples)
         back = beyond // self.grid * self.grid
         start = max(0, own - self.left - back)
-        return Window(start, n_samples, own, n_samples)
+        return Window(start, n_samples, own, n_samples, number == 0)
 
     def cut(self, n_samples):
         """Cut a recording of known length.
@@ -224,3 +236,37 @@ class Windowing(NamedTuple):
             yield self.regular(number)
             number += 1
         yield self.last(number, n_samples)
+
+
+def latency(windowing, behind=None):
+    """Count the samples after which a result is out, at the latest.
+
+    Arguments
+    ---------
+    windowing : Windowing
+        Windows of the encoder.
+    behind : Windowing, optional
+        Windows of what works on that, as the SE head does.
+
+    Returns
+    -------
+    int
+        Samples from the first one that waits for a window to the last one
+        that the window needs.
+
+    Example
+    -------
+    >>> windowing = Windowing(640, 320, 320, 0, 320)
+    >>> latency(windowing), latency(windowing, Windowing(640, 0, 640, 160, 320))
+    (960, 1680)
+    """
+    if behind is None:
+        return windowing.hop + windowing.right
+    # What is settled grows in steps; the pattern repeats after some windows.
+    waits = []
+    for number in range(1, windowing.hop // gcd(windowing.hop, behind.hop) + 1):
+        window = behind.regular(number)
+        settled = ceil(window.stop / windowing.hop) * windowing.hop
+        first = window.own_start - behind.fade // 2
+        waits.append(settled + windowing.right - first)
+    return max(waits)
