@@ -1,32 +1,29 @@
 """Waveforms to the layer representations of a self-supervised encoder.
 
 Built on the model classes of transformers (WavLM, HuBERT, wav2vec 2.0, base
-and large style). The models' own ``forward`` is not used, for three reasons:
-it does not always return the last layer before the final norm; base-style
-models normalise their first convolution over the padded row; and SpeechBrain's
-lobes normalise the waveform over the padded row.
+and large style). SpeechBrain's lobes are not used, as they normalise the
+waveform over the padded row. There are two ways to the same numbers: the
+modules as transformers run them (:mod:`merit_modules.ssl_plain`), and the same
+computation arranged to be fast.
 """
 
 import math
-import warnings
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 import transformers
 from torch import nn
 
+from merit_modules import onednn, ssl_front_end, ssl_plain, ssl_transformer
 from merit_modules.errors import InputError
+from merit_modules.fast_path import enabled_by_default
 from merit_modules.filterbank import mel_gabor_filters
+from merit_modules.packing import PackedBatch
 from merit_modules.padding import check_rule, released_frames
 from merit_modules.shapes import absolute_lengths, valid_mask
 
 MODEL_TYPES = ("wavlm", "hubert", "wav2vec2")
-
-# Raised inside transformers' WavLM attention, which mixes a boolean padding
-# mask with its float position bias on purpose.
-warnings.filterwarnings(
-    "ignore", message="Support for mismatched key_padding_mask"
-)
 
 
 class SSLOutput(NamedTuple):
@@ -46,6 +43,24 @@ class SSLOutput(NamedTuple):
     n_frames: torch.Tensor
 
 
+class SSLLayers(NamedTuple):
+    """The layer representations of a batch, one after the other.
+
+    Arguments
+    ---------
+    reps : Iterator of torch.Tensor
+        L tensors (B, T, D) as in :class:`SSLOutput`.
+    n_frames : torch.Tensor
+        Frames per utterance (B,) that the transformer takes for real.
+    n_rows : int
+        Padded number of frames T.
+    """
+
+    reps: Iterator
+    n_frames: torch.Tensor
+    n_rows: int
+
+
 class SSLEncoder(nn.Module):
     """Give all layer representations of a transformers speech model.
 
@@ -62,6 +77,14 @@ class SSLEncoder(nn.Module):
     padding_rule : str
         ``exact``, or ``released`` as in the authors' code; see
         :mod:`merit_modules.padding`. A whole system follows its encoder's.
+    fast : bool, optional
+        Whether to arrange the computation to be fast: without padding, and,
+        on a CPU, with less memory. None: as
+        :func:`~merit_modules.fast_path.enabled_by_default` says. A model with
+        batch norm before its position convolution always takes the plain path.
+    checkpoint_layers : bool
+        In training, keep only the layers' outputs and compute the rest again
+        in the backward pass: less memory, more time.
 
     Raises
     ------
@@ -77,7 +100,14 @@ class SSLEncoder(nn.Module):
     (3, torch.Size([2, 49, 16]), tensor([49, 24]))
     """
 
-    def __init__(self, model, train_front_end=False, padding_rule="exact"):
+    def __init__(
+        self,
+        model,
+        train_front_end=False,
+        padding_rule="exact",
+        fast=None,
+        checkpoint_layers=False,
+    ):
         super().__init__()
         model_type = model.config.model_type
         if model_type not in MODEL_TYPES:
@@ -88,6 +118,12 @@ class SSLEncoder(nn.Module):
         self.model = model
         self.padding_rule = check_rule(padding_rule)
         self.train_front_end = train_front_end
+        fast = enabled_by_default() if fast is None else fast
+        batch_norm = getattr(model.config, "conv_pos_batch_norm", False)
+        self.fast = fast and not batch_norm
+        self.checkpoint_layers = checkpoint_layers
+        if checkpoint_layers:  # on the plain path
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         # Dropping layers would change which representation is which.
         model.config.layerdrop = 0.0
         self.set_frozen(False)
@@ -175,109 +211,109 @@ class SSLEncoder(nn.Module):
         SSLOutput
             Layer representations and valid frames.
         """
+        layers = self.layers(wavs, wav_lens)
+        return SSLOutput(tuple(layers.reps), layers.n_frames)
+
+    def layers(self, wavs, wav_lens=None):
+        """Encode, and hand out each representation as it is there.
+
+        Who needs one at a time need not keep all. The fast path computes a
+        layer when it is asked for.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Normalised waveforms (B, N), 16 kHz.
+        wav_lens : torch.Tensor, optional
+            Relative lengths (B,); all 1 by default.
+
+        Returns
+        -------
+        SSLLayers
+            Iterator over the representations, valid frames, rows.
+
+        Example
+        -------
+        >>> from merit_modules.tiny import TINY_SSL
+        >>> encoder = RandomSSLEncoder("wavlm", TINY_SSL)
+        >>> layers = encoder.layers(torch.randn(2, 16000))
+        >>> layers.n_rows, next(layers.reps).shape
+        (49, torch.Size([2, 49, 16]))
+        """
+        n_given = wavs.shape[1]
+        missing = max(0, self.receptive_field - n_given)
         if wav_lens is None:
-            wav_lens = torch.ones(wavs.shape[0], device=wavs.device)
-        n_samples = absolute_lengths(wav_lens, wavs.shape[1])
-        missing = max(0, self.receptive_field - wavs.shape[1])
-        wavs = nn.functional.pad(wavs, (0, missing))
-        with torch.set_grad_enabled(
-            torch.is_grad_enabled() and not self.frozen
-        ):
-            return self._encode(wavs, n_samples)
-
-    def _encode(self, wavs, n_samples):
-        with torch.set_grad_enabled(
-            torch.is_grad_enabled() and self.train_front_end
-        ):
-            frames = self._front_end(wavs, n_samples)
-        projected = self.model.feature_projection(frames.transpose(1, 2))
-        if isinstance(projected, tuple):  # wav2vec 2.0 also returns its input
-            projected = projected[0]
-        n_rows = projected.shape[1]
-        if self.padding_rule == "exact":
-            n_frames = self.count_frames(n_samples)
+            n_samples = torch.full((len(wavs),), n_given, device=wavs.device)
         else:
-            n_frames = released_frames(n_samples, wavs.shape[1], n_rows)
-        valid = valid_mask(n_frames, n_rows)
-        layer_reps = self._transformer(
-            projected, None if valid.all() else valid
+            n_samples = absolute_lengths(wav_lens, n_given)
+        wavs = nn.functional.pad(wavs, (0, missing))
+        is_padded = wav_lens is not None or missing > 0
+        recording = torch.is_grad_enabled() and not self.frozen
+        with torch.set_grad_enabled(recording):
+            frames = self._front_end(wavs, n_samples, is_padded)
+            n_frames = self._valid_frames(n_samples, wavs, frames.shape[1])
+            reps = self._transformer(frames, n_frames, is_padded)
+        return SSLLayers(_each(reps, recording), n_frames, frames.shape[1])
+
+    def _front_end(self, wavs, n_samples, is_padded):
+        conv_layers = self.model.feature_extractor.conv_layers
+        recording = torch.is_grad_enabled() and self.train_front_end
+        exact = is_padded and self.padding_rule == "exact"
+        with torch.set_grad_enabled(recording):
+            if self._is_fast and wavs.device.type == "cpu":
+                if not exact:
+                    n_samples = torch.full_like(n_samples, wavs.shape[1])
+                n_frames = self.count_frames(n_samples).tolist()
+                n_rows = self.count_frames(torch.tensor(wavs.shape[1])).item()
+                return ssl_front_end.encode_waves(
+                    conv_layers, wavs, n_samples.tolist(), n_frames, n_rows
+                )
+            exact = exact and bool((n_samples < wavs.shape[1]).any())
+            return ssl_plain.encode_waves(
+                conv_layers, wavs, n_samples if exact else None
+            )
+
+    def _valid_frames(self, n_samples, wavs, n_rows):
+        if self.padding_rule == "exact":
+            return self.count_frames(n_samples)
+        return released_frames(n_samples, wavs.shape[1], n_rows)
+
+    def _transformer(self, frames, n_frames, is_padded):
+        encoder, n_rows = self.model.encoder, frames.shape[1]
+        if not self.fast:
+            valid = valid_mask(n_frames, n_rows)
+            return ssl_plain.layer_outputs(
+                encoder, self._project(frames), None if valid.all() else valid
+            )
+        batch = PackedBatch.without_padding(n_rows)
+        if is_padded or self._is_fast:
+            batch = PackedBatch.of(n_frames, n_rows, frames.device)
+        packed = self._project(batch.pack(frames))
+        outputs = ssl_transformer.layer_outputs(
+            encoder, packed, batch, self.checkpoint_layers
         )
-        return SSLOutput(layer_reps, n_frames)
+        return map(batch.pad, outputs)
 
-    def _front_end(self, wavs, n_samples):
-        frames = wavs.unsqueeze(1)
-        padded = bool((n_samples < wavs.shape[1]).any())
-        padded = padded and self.padding_rule == "exact"
-        for layer in self.model.feature_extractor.conv_layers:
-            norm = getattr(layer, "layer_norm", None)
-            if padded and isinstance(norm, nn.GroupNorm):
-                frames = layer.conv(frames)
-                stride, kernel = layer.conv.stride[0], layer.conv.kernel_size[0]
-                n_valid = (n_samples - kernel) // stride + 1
-                frames = masked_instance_norm(frames, n_valid, norm)
-                frames = layer.activation(frames)
-            else:
-                frames = layer(frames)
-        return frames
+    def _project(self, frames):
+        projected = self.model.feature_projection(frames)
+        # WavLM's and wav2vec 2.0's also return their normed input.
+        return projected[0] if isinstance(projected, tuple) else projected
 
-    def _transformer(self, frames, valid):
-        # Hooks see the representations before any later norm, whatever the
-        # installed release of transformers returns as its hidden states.
-        layer_reps = []
-
-        def keep_input(_, args, kwargs):
-            layer_reps.append(args[0] if args else kwargs["hidden_states"])
-
-        def keep_output(_, args, output):
-            is_tuple = isinstance(output, tuple)
-            layer_reps.append(output[0] if is_tuple else output)
-
-        layers = self.model.encoder.layers
-        hooks = [
-            layers[0].register_forward_pre_hook(keep_input, with_kwargs=True)
-        ]
-        hooks += [layer.register_forward_hook(keep_output) for layer in layers]
-        try:
-            self.model.encoder(frames, attention_mask=valid)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return tuple(layer_reps)
+    @property
+    def _is_fast(self):
+        # What is recorded for export must not decide by data.
+        return self.fast and not onednn.is_traced()
 
 
-def masked_instance_norm(frames, n_valid, norm):
-    """Apply a one-channel-per-group GroupNorm over valid frames only.
-
-    Arguments
-    ---------
-    frames : torch.Tensor
-        Channels over time (B, C, T).
-    n_valid : torch.Tensor
-        Valid frames per utterance (B,).
-    norm : torch.nn.GroupNorm
-        Gives weight, bias and epsilon.
-
-    Returns
-    -------
-    torch.Tensor
-        Normalised frames (B, C, T).
-
-    Example
-    -------
-    >>> norm = nn.GroupNorm(2, 2)
-    >>> x = torch.randn(1, 2, 6)
-    >>> padded = torch.cat([x, torch.ones(1, 2, 3)], dim=-1)
-    >>> y = masked_instance_norm(padded, torch.tensor([6]), norm)
-    >>> torch.allclose(y[..., :6], norm(x), atol=1e-5)
-    True
-    """
-    valid = valid_mask(n_valid, frames.shape[-1]).unsqueeze(1)
-    count = n_valid[:, None, None]
-    mean = (frames * valid).sum(-1, keepdim=True) / count
-    centred = (frames - mean) * valid
-    variance = centred.square().sum(-1, keepdim=True) / count
-    normed = centred * torch.rsqrt(variance + norm.eps)
-    return normed * norm.weight[:, None] + norm.bias[:, None]
+def _each(reps, recording):
+    # Another's gradient mode must not be changed between two of ours.
+    reps = iter(reps)
+    while True:
+        with torch.set_grad_enabled(recording):
+            rep = next(reps, None)
+        if rep is None:
+            return
+        yield rep
 
 
 class PretrainedSSLEncoder(SSLEncoder):
@@ -292,6 +328,10 @@ class PretrainedSSLEncoder(SSLEncoder):
     train_front_end : bool
         See :class:`SSLEncoder`.
     padding_rule : str
+        See :class:`SSLEncoder`.
+    fast : bool, optional
+        See :class:`SSLEncoder`.
+    checkpoint_layers : bool
         See :class:`SSLEncoder`.
 
     Raises
@@ -315,6 +355,8 @@ class PretrainedSSLEncoder(SSLEncoder):
         save_path=None,
         train_front_end=False,
         padding_rule="exact",
+        fast=None,
+        checkpoint_layers=False,
     ):
         try:
             model = transformers.AutoModel.from_pretrained(
@@ -326,7 +368,9 @@ class PretrainedSSLEncoder(SSLEncoder):
                 "hub or a folder with config.json and weights; transformers "
                 f"says: {error}"
             ) from error
-        super().__init__(model, train_front_end, padding_rule)
+        super().__init__(
+            model, train_front_end, padding_rule, fast, checkpoint_layers
+        )
 
 
 class RandomSSLEncoder(SSLEncoder):
@@ -344,6 +388,10 @@ class RandomSSLEncoder(SSLEncoder):
         Let the first convolution start as a bank of band-pass filters instead
         of noise: with little data, what it would have to learn first.
     padding_rule : str
+        See :class:`SSLEncoder`.
+    fast : bool, optional
+        See :class:`SSLEncoder`.
+    checkpoint_layers : bool
         See :class:`SSLEncoder`.
 
     Raises
@@ -365,6 +413,8 @@ class RandomSSLEncoder(SSLEncoder):
         train_front_end=True,
         filterbank=False,
         padding_rule="exact",
+        fast=None,
+        checkpoint_layers=False,
     ):
         if model_type not in MODEL_TYPES:
             raise InputError(
@@ -382,6 +432,8 @@ class RandomSSLEncoder(SSLEncoder):
             transformers.AutoModel.from_config(config),
             train_front_end,
             padding_rule,
+            fast,
+            checkpoint_layers,
         )
         if filterbank:
             self._start_as_filterbank()

@@ -1,0 +1,136 @@
+"""The convolutional front end of an SSL model as matrix products.
+
+Frames stay rows (T, C) all the way: a strided convolution is a product of its
+windows, and a norm over channels needs no transposition. Each utterance is
+taken alone, and in blocks that fit a processor's cache, so memory does not
+grow with its length. The parameters are those of the transformers' layers.
+"""
+
+import torch
+from torch import nn
+
+from merit_modules import onednn, ssl_plain
+
+#: Values that the first layer may make at once: 16 MiB.
+BLOCK_SIZE = 2**22
+
+
+def encode_waves(conv_layers, wavs, n_samples, n_frames, n_rows):
+    """Turn waveforms into frames, each utterance as if it were alone.
+
+    Arguments
+    ---------
+    conv_layers : sequence of torch.nn.Module
+        The layers of the transformers' feature extractor.
+    wavs : torch.Tensor
+        Waveforms (B, N).
+    n_samples : list of int
+        Samples per utterance; what lies beyond them is only read where an
+        utterance is too short for a single frame.
+    n_frames : list of int
+        Frames to compute per utterance.
+    n_rows : int
+        Frames T of the result.
+
+    Returns
+    -------
+    torch.Tensor
+        Frames (B, T, C), zero beyond an utterance's own.
+
+    Example
+    -------
+    >>> from merit_modules.tiny import tiny_system
+    >>> model = tiny_system().ssl_encoder.model
+    >>> layers = model.feature_extractor.conv_layers
+    >>> wavs = torch.randn(2, 16000)
+    >>> frames = encode_waves(layers, wavs, [16000, 8000], [49, 24], 49)
+    >>> frames.shape, bool(frames[1, 24:].any())
+    (torch.Size([2, 49, 8]), False)
+    >>> expected = model.feature_extractor(wavs[1:, :8000])
+    >>> torch.allclose(frames[1, :24], expected[0].T, atol=1e-5)
+    True
+    """
+    shared = [_window_weight(layer.conv) for layer in conv_layers]
+    over_time = isinstance(_norm_of(conv_layers[0]), nn.GroupNorm)
+    hops, fields = _geometry(conv_layers)
+    rows = []
+    for wav, n_valid, count in zip(wavs, n_samples, n_frames):
+        if over_time and n_valid < fields[0]:
+            # Its only frame is mostly what a norm sees as padding.
+            lengths = torch.tensor([n_valid], device=wavs.device)
+            frames = ssl_plain.encode_waves(
+                conv_layers, wav[None, : fields[0]], lengths
+            )[0]
+        else:
+            weights = shared
+            if over_time:
+                weights = [_fold_norm(conv_layers[0], shared[0], wav[:n_valid])]
+                weights += shared[1:]
+            frames = _encode(conv_layers, weights, wav, count, hops, fields)
+        rows.append(nn.functional.pad(frames, (0, 0, 0, n_rows - count)))
+    return torch.stack(rows)
+
+
+def _geometry(conv_layers):
+    """Hop and field of a final frame, in rows of each layer's input."""
+    hops, fields = [1], [1]
+    for layer in reversed(conv_layers):
+        kernel, stride = layer.conv.kernel_size[0], layer.conv.stride[0]
+        fields.insert(0, (fields[0] - 1) * stride + kernel)
+        hops.insert(0, hops[0] * stride)
+    return hops, fields
+
+
+def _norm_of(layer):
+    return getattr(layer, "layer_norm", None)
+
+
+def _window_weight(conv):
+    # As a window of frames lies in memory: taps outside, channels inside.
+    return conv.weight.transpose(1, 2).flatten(1), conv.bias
+
+
+def _fold_norm(layer, first, wav):
+    """Let the first convolution give what GroupNorm would make of it.
+
+    One channel is one group, so mean and variance over time are wanted of a
+    linear map of the windows: the map of their mean, and their covariance
+    between its two sides.
+    """
+    weight, bias = first
+    norm = layer.layer_norm
+    kernel, stride = layer.conv.kernel_size[0], layer.conv.stride[0]
+    windows = wav.unfold(0, kernel, stride).double()
+    centre = windows.mean(dim=0)
+    centred = windows - centre
+    covariance = centred.T @ centred / len(windows)
+    exact = weight.double()
+    variance = ((exact @ covariance) * exact).sum(dim=1)
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    shift = norm.bias - scale * (exact @ centre)
+    return (scale[:, None] * exact).to(weight.dtype), shift.to(weight.dtype)
+
+
+def _encode(conv_layers, weights, wav, n_frames, hops, fields):
+    width = conv_layers[0].conv.out_channels
+    n_block = max(1, BLOCK_SIZE // (hops[1] * width))
+    blocks = []
+    for start in range(0, n_frames, n_block):
+        count = min(n_block, n_frames - start)
+        first = start * hops[0]
+        n_read = (count - 1) * hops[0] + fields[0]
+        rows = wav[first : first + n_read, None]
+        for layer, weight in zip(conv_layers, weights):
+            rows = _apply(layer, weight, rows)
+        blocks.append(rows)
+    return torch.cat(blocks) if len(blocks) > 1 else blocks[0]
+
+
+def _apply(layer, weight, rows):
+    kernel, stride = layer.conv.kernel_size[0], layer.conv.stride[0]
+    windows = rows.unfold(0, kernel, stride).transpose(1, 2).flatten(1)
+    rows = onednn.linear(windows, *weight)
+    norm = _norm_of(layer)
+    if isinstance(norm, nn.LayerNorm):
+        rows = norm(rows)
+    return layer.activation(rows)
