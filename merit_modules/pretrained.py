@@ -100,7 +100,9 @@ def load_folder(folder, **changes):
     return hparams
 
 
-def encoder_of(folder, padding_rule="exact"):
+def encoder_of(
+    folder, padding_rule="exact", fast=None, checkpoint_layers=False
+):
     """Take the SSL encoder out of a folder, with its weights.
 
     Arguments
@@ -109,6 +111,10 @@ def encoder_of(folder, padding_rule="exact"):
         What :func:`save_folder` wrote. It may lack other parts.
     padding_rule : str
         See :mod:`merit_modules.padding`.
+    fast : bool, optional
+        See :class:`~merit_modules.ssl_encoder.SSLEncoder`.
+    checkpoint_layers : bool
+        See :class:`~merit_modules.ssl_encoder.SSLEncoder`.
 
     Returns
     -------
@@ -133,6 +139,7 @@ def encoder_of(folder, padding_rule="exact"):
     system = load_folder(folder, padding_rule=padding_rule)["system"]
     if system.ssl_encoder is None:
         raise InputError(f"{folder}: has no weights of ssl_encoder")
+    system.ssl_encoder.arrange(fast, checkpoint_layers)
     return system.ssl_encoder.train()
 
 

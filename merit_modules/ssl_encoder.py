@@ -118,15 +118,29 @@ class SSLEncoder(nn.Module):
         self.model = model
         self.padding_rule = check_rule(padding_rule)
         self.train_front_end = train_front_end
-        fast = enabled_by_default() if fast is None else fast
-        batch_norm = getattr(model.config, "conv_pos_batch_norm", False)
-        self.fast = fast and not batch_norm
-        self.checkpoint_layers = checkpoint_layers
-        if checkpoint_layers:  # on the plain path
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.arrange(fast, checkpoint_layers)
         # Dropping layers would change which representation is which.
         model.config.layerdrop = 0.0
         self.set_frozen(False)
+
+    def arrange(self, fast=None, checkpoint_layers=False):
+        """Choose how to compute; the numbers stay the same.
+
+        Arguments
+        ---------
+        fast : bool, optional
+            As the constructor takes it.
+        checkpoint_layers : bool
+            As the constructor takes it.
+        """
+        fast = enabled_by_default() if fast is None else fast
+        batch_norm = getattr(self.model.config, "conv_pos_batch_norm", False)
+        self.fast = fast and not batch_norm
+        self.checkpoint_layers = checkpoint_layers
+        if checkpoint_layers:  # on the plain path
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        else:
+            self.model.gradient_checkpointing_disable()
 
     @property
     def n_layer_reps(self):
