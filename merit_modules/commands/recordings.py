@@ -16,7 +16,7 @@ COMMANDS = {
 ENCODINGS = ("float", "pcm16")
 EXTENSIONS = ("wav", "flac")
 FORMATS = ("jsonl", "csv")
-SEGMENT_SECONDS = 3.0
+SEGMENT_SECONDS, CHUNK_SECONDS, CONTEXT_SECONDS = 3.0, 24.0, 12.0
 
 
 def add_parser(subparsers):
@@ -103,19 +103,21 @@ def _add_computing(parser, name):
             "--segment-seconds",
             type=_seconds,
             default=SEGMENT_SECONDS,
-            help="length of a segment of the timeline "
-            f"(default: {SEGMENT_SECONDS:g})",
+            help="length of a segment of the timeline (default: %(default)g)",
         )
     parser.add_argument(
         "--chunk-seconds",
         type=_seconds,
+        default=CHUNK_SECONDS,
         help="new audio per window, of recordings that are not computed whole "
-        "(default: 40)",
+        "(default: %(default)g)",
     )
     parser.add_argument(
         "--context-seconds",
         type=_seconds,
-        help="audio that a window sees before and after it (default: 10)",
+        default=CONTEXT_SECONDS,
+        help="audio that a window sees before and after it "
+        "(default: %(default)g)",
     )
     parser.add_argument("--device", help="such as cpu or cuda (default: cpu)")
     parser.add_argument(

@@ -29,7 +29,7 @@ from merit_modules.commands.streams import (
 from merit_modules.errors import InputError
 from merit_modules.inference import SparseMERIT
 from merit_modules.inference.interface import SEGMENT_S
-from merit_modules.inference.windows import RECORDED
+from merit_modules.inference.windows import RECORDED, Sizes
 
 ROUTING = "routing"
 
@@ -140,12 +140,12 @@ class _Run:
                     )
 
     def _settings(self):
-        args = self.args
+        args, (encoder, se_head, fade_s) = self.args, self.chunking
         settings = {
             "format": args.format,
             "routing": args.routing,
             "int8": args.int8,
-            "chunking_seconds": list(self.chunking),
+            "chunking_seconds": [*encoder, *se_head, fade_s],
         }
         if args.command != "enhance":
             settings["segment_seconds"] = self.segment_s
@@ -173,10 +173,8 @@ class _Run:
         # Options that the model has to agree with, before the first file.
         silence = torch.zeros(self.model.sample_rate_hz)
         self.model.opener(silence, self.tasks, segment_s=self.segment_s)()
-        if args.routing:
-            (found,) = self.model.engine.run([silence], self.tasks)
-            if not found.routing:
-                raise InputError("--routing: this model has no router")
+        if args.routing and not self.model.analyze_batch(silence[None]).routing:
+            raise InputError("--routing: this model has no router")
 
     # ---- recordings ---------------------------------------------------
 
@@ -265,15 +263,8 @@ class _Run:
 
 
 def _chunking(args):
-    chunking = RECORDED
-    if args.chunk_seconds is not None:
-        chunking = chunking._replace(chunk_s=args.chunk_seconds)
-    if args.context_seconds is not None:
-        sides = args.context_seconds
-        chunking = chunking._replace(left_s=sides, right_s=sides)
-    # Short windows fade into each other as long as they can.
-    limit = min(chunking.chunk_s, 2 * chunking.left_s, 2 * chunking.right_s)
-    return chunking._replace(fade_s=min(chunking.fade_s, limit))
+    sides = args.context_seconds
+    return RECORDED._replace(encoder=Sizes(args.chunk_seconds, sides, sides))
 
 
 def _identity(path):
