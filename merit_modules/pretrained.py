@@ -139,6 +139,7 @@ def encoder_of(
     system = load_folder(folder, padding_rule=padding_rule)["system"]
     if system.ssl_encoder is None:
         raise InputError(f"{folder}: has no weights of ssl_encoder")
+    _check_trainable(folder, system.state_dict())
     system.ssl_encoder.arrange(fast, checkpoint_layers)
     return system.ssl_encoder.train()
 
@@ -190,6 +191,7 @@ def load_parts(system, folder, parts="all"):
     """
     path = _file(folder, WEIGHTS_FILE)
     weights = read_weights(path)
+    _check_trainable(path, weights)
     state = system.state_dict()
     parts = _choose_parts(parts, weights, state, path)
     weights = {k: v for k, v in weights.items() if k.split(".")[0] in parts}
@@ -199,6 +201,14 @@ def load_parts(system, folder, parts="all"):
         _check_ssl(_file(folder, HPARAMS_FILE), system.ssl_encoder)
     system.load_state_dict(weights, strict=False)
     return parts
+
+
+def _check_trainable(path, weights):
+    if any(tensor.dtype == torch.int8 for tensor in weights.values()):
+        raise InputError(
+            f"{path}: its weights are 8-bit integers: training starts from a "
+            "folder that was exported without --int8"
+        )
 
 
 def _choose_parts(parts, weights, state, path):

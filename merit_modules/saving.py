@@ -25,6 +25,7 @@ from merit_modules.description import (
 )
 from merit_modules.errors import InputError
 from merit_modules.folder_parts import FolderPretrainer, label_encoder
+from merit_modules.quantization import is_quantized, quantize_
 
 HPARAMS_FILE = "hyperparams.yaml"
 WEIGHTS_FILE = "model.safetensors"
@@ -67,10 +68,15 @@ def system_yaml(system, labels, sample_rate_hz=16000, facts=None):
             f"{label_encoder.__module__}.{label_encoder.__name__}",
             {"labels": Reference("labels")},
         )
+    built = describe(system)
+    if is_quantized(system):
+        facts = facts | {"quantization": "int8"}
+        path = f"{quantize_.__module__}.{quantize_.__name__}"
+        built = Call(path, {"system": built})
     tree |= {
         **facts,
         "padding_rule": "exact" if encoder is None else encoder.padding_rule,
-        "system": describe(system),
+        "system": built,
         "modules": {"system": Reference("system")},
         "pretrainer": Description(
             class_path(FolderPretrainer),

@@ -29,6 +29,12 @@ def add_parser(subparsers):
         "--keep_checkpoints N (default: the best one)",
     )
     parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="linear layers in 8-bit integers: smaller (up to a quarter) and "
+        "faster, for CPUs alone",
+    )
+    parser.add_argument(
         "--labels",
         nargs="+",
         help="classes in the order of the logits, for a run that was not "
@@ -50,7 +56,12 @@ def _run(args):
 
     about = args.corpus_about and parse_overrides(args.corpus_about)
     run = export_run(
-        args.run_folder, args.folder, args.average, args.labels, about
+        args.run_folder,
+        args.folder,
+        args.average,
+        args.labels,
+        about,
+        args.int8,
     )
     print(f"Weights: {weights_text(run.weights)}")
     if run.results is None:

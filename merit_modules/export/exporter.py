@@ -6,9 +6,12 @@ from merit_modules.export.card import about_run, model_card
 from merit_modules.export.corpus import corpus_about
 from merit_modules.export.run import read_run
 from merit_modules.pretrained import check_replaceable, save_folder
+from merit_modules.quantization import quantize_
 
 
-def export_run(run_folder, folder, average=1, labels=None, about=None):
+def export_run(
+    run_folder, folder, average=1, labels=None, about=None, int8=False
+):
     """Export a finished run.
 
     Arguments
@@ -27,6 +30,9 @@ def export_run(run_folder, folder, average=1, labels=None, about=None):
     about : dict, optional
         Facts of the corpus that replace those of the run; see
         :class:`~merit_modules.export.corpus.CorpusAbout`.
+    int8 : bool
+        Quantise the linear layers, for CPUs; see
+        :mod:`merit_modules.quantization`.
 
     Returns
     -------
@@ -49,14 +55,18 @@ def export_run(run_folder, folder, average=1, labels=None, about=None):
     check_replaceable(folder)
     run = read_run(run_folder, average, labels)
     about = corpus_about(run.hparams, about)
+    # First, since it counts parameters, which quantised layers have none of.
+    card = model_card(run, about, folder.resolve().name, int8)
+    if int8:
+        quantize_(run.system)
     save_folder(
         run.system,
         folder,
         run.labels,
         run.hparams["sample_rate_hz"],
-        about=about_run(run),
+        about=about_run(run, int8),
         facts=_facts(run),
-        card=model_card(run, about, folder.resolve().name),
+        card=card,
     )
     return run
 

@@ -32,6 +32,7 @@ from merit_modules.inference.windows import (
     latency,
 )
 from merit_modules.pretrained import HPARAMS_FILE
+from merit_modules.quantization import check_device, is_quantized, quantize_
 from merit_modules.shapes import absolute_lengths, valid_mask
 
 #: Seconds of a segment of the timeline, unless told otherwise.
@@ -124,6 +125,7 @@ class SparseMERIT(Pretrained):
         hparams_file=HPARAMS_FILE,
         savedir=None,
         local_strategy=None,
+        int8=False,
         **kwargs,
     ):
         """Load a model from a folder or from the hub.
@@ -143,6 +145,10 @@ class SparseMERIT(Pretrained):
             Folder for a copy of the files.
         local_strategy : speechbrain.utils.fetching.LocalStrategy, optional
             How the copy is made, if not by copying.
+        int8 : bool
+            Quantise the linear layers after loading, for CPUs; see
+            :mod:`merit_modules.quantization`. A folder that was exported with
+            ``--int8`` is quantised anyway.
         **kwargs : dict
             As SpeechBrain takes them: ``run_opts={"device": "cuda"}``,
             ``overrides``...
@@ -155,7 +161,8 @@ class SparseMERIT(Pretrained):
         Raises
         ------
         InputError
-            If a file is missing or broken, or the weights do not fit.
+            If a file is missing or broken, or the weights do not fit; or if
+            a quantised model is to run on another device than a CPU.
         """
         source = str(source)
         local = Path(source)
@@ -170,13 +177,17 @@ class SparseMERIT(Pretrained):
             )
         # The weights to be replaced must not cost the caller random numbers.
         with torch.random.fork_rng(devices=[]), _explained(source):
-            return super().from_hparams(
+            model = super().from_hparams(
                 source,
                 hparams_file,
                 savedir=savedir,
                 local_strategy=local_strategy,
                 **kwargs,
             )
+        if int8 or is_quantized(model.mods.system):
+            check_device(model.device)
+            quantize_(model.mods.system)
+        return model
 
     # ---- batches ------------------------------------------------------
 
