@@ -127,6 +127,7 @@ def _describe_ssl(part: SSLEncoder):
         "config": changed,
         "train_front_end": part.train_front_end,
         "padding_rule": Reference("padding_rule"),
+        "attention_span_s": part.attention_span_s,
     }
     return Description(class_path(RandomSSLEncoder), arguments)
 

@@ -87,7 +87,40 @@ def gate_of(attention, frames):
     return a * (b * const - 1.0) + 2.0
 
 
-def attend(attention, frames, batch, bias=None):
+def bias_size(n_frames, span):
+    """Count the frames that a bias must reach over.
+
+    A frame's bias hangs on distances alone, so that of a near stretch serves
+    everywhere.
+
+    Arguments
+    ---------
+    n_frames : int
+        Longest utterance T.
+    span : int or None
+        Farthest frame that is attended to.
+
+    Returns
+    -------
+    int
+        What to ask :func:`distance_bias` for.
+
+    Example
+    -------
+    >>> bias_size(500, None), bias_size(500, 600), bias_size(5000, 600)
+    (500, 500, 1500)
+    """
+    if span is None or n_frames <= span + 1:
+        return n_frames
+    return min(n_frames, 2 * span + _step(span))
+
+
+def _step(span):
+    """How many frames ask at once where attention reaches ``span`` frames."""
+    return max(1, span // 2)
+
+
+def attend(attention, frames, batch, bias=None, span=None):
     """Apply an attention module to the frames of a batch.
 
     Arguments
@@ -99,7 +132,10 @@ def attend(attention, frames, batch, bias=None):
     batch : PackedBatch
         Whose they are.
     bias : torch.Tensor, optional
-        What :func:`distance_bias` gave; WavLM only.
+        What :func:`distance_bias` gave for :func:`bias_size`; WavLM only.
+    span : int, optional
+        Farthest frame, before and after it, that a frame attends to; all by
+        default. Time and memory then grow with the length, not its square.
 
     Returns
     -------
@@ -123,7 +159,7 @@ def attend(attention, frames, batch, bias=None):
     )
     gate = None if bias is None else gate_of(attention, frames)
     dropout = attention.dropout if attention.training else 0.0
-    size = attention.num_heads, dropout
+    size = attention.num_heads, dropout, span
     if batch.lengths is None:
         mixed = _attend_padded(query, key, value, batch, gate, bias, *size)
     else:
@@ -132,14 +168,26 @@ def attend(attention, frames, batch, bias=None):
     return onednn.leave(out(onednn.enter(mixed, out)))
 
 
-def _attend_padded(query, key, value, batch, gate, bias, n_heads, dropout):
+def _attend_padded(
+    query, key, value, batch, gate, bias, n_heads, dropout, span
+):
     """Attend in all rows at once, with padding masked."""
     query, key, value = (
         x.unflatten(-1, (n_heads, -1)).transpose(1, 2)
         for x in (query, key, value)
     )
     mask = None if batch.valid is None else batch.valid[:, None, None]
+    n_rows = batch.n_rows
+    if span is not None and n_rows > span + 1:
+        near = ~_is_far(range(n_rows), range(n_rows), span, query.device)
+        mask = near if mask is None else near & mask
     if bias is not None:
+        if bias.shape[-1] < n_rows:  # beyond the span it is masked anyway
+            there = torch.arange(n_rows, device=bias.device)
+            most = bias.shape[-1] - 1
+            away = (there - there[:, None]).clamp(-most, most)
+            by_distance = torch.cat([bias[:, 1:, 0].flip(1), bias[:, 0]], 1)
+            bias = by_distance[:, away + most]
         biased = gate.transpose(1, 2).unsqueeze(-1) * bias
         if mask is not None:
             biased = biased.masked_fill(~mask, -math.inf)
@@ -150,7 +198,14 @@ def _attend_padded(query, key, value, batch, gate, bias, n_heads, dropout):
     return mixed.transpose(1, 2).flatten(2)
 
 
-def _attend_apart(query, key, value, batch, gate, bias, n_heads, dropout):
+def _is_far(queries, keys, span, device):
+    queries, keys = (
+        torch.arange(r.start, r.stop, device=device) for r in (queries, keys)
+    )
+    return (keys - queries[:, None]).abs() > span
+
+
+def _attend_apart(query, key, value, batch, gate, bias, n_heads, dropout, span):
     """Attend in one utterance after the other, a few heads at a time."""
     query, key, value = (
         x.unflatten(-1, (n_heads, -1)).transpose(0, 1)
@@ -160,22 +215,58 @@ def _attend_apart(query, key, value, batch, gate, bias, n_heads, dropout):
     utterances, start = [], 0
     for length in batch.lengths:
         rows = slice(start, start + length)
+        near = span is not None and length > span + 1
         heads = []
-        for some in _blocks(n_heads, length):
-            mask = None
-            if bias is not None:
-                mask = gate[some, rows] * bias[some, :length, :length]
-            mixed = nn.functional.scaled_dot_product_attention(
-                query[None, some, rows],
-                key[None, some, rows],
-                value[None, some, rows],
-                attn_mask=None if mask is None else mask[None],
-                dropout_p=dropout,
+        for some in _blocks(n_heads, 2 * span if near else length):
+            asked = (
+                *(x[some, rows] for x in (query, key, value)),
+                None if bias is None else gate[some, rows],
+                None if bias is None else bias[some],
             )
-            heads.append(mixed[0].transpose(0, 1))
+            if near:
+                mixed = _attend_near(*asked, span, dropout)
+            else:
+                mixed = _attend_all(*asked, dropout)
+            heads.append(mixed.transpose(0, 1))
         utterances.append(torch.cat(heads, dim=1).flatten(1))
         start += length
     return torch.cat(utterances)
+
+
+def _attend_all(query, key, value, gate, bias, dropout):
+    """Attend to a whole utterance, in some heads (H, T, D / H)."""
+    mask = None
+    if bias is not None:
+        length = query.shape[1]
+        mask = (gate * bias[:, :length, :length])[None]
+    (mixed,) = nn.functional.scaled_dot_product_attention(
+        query[None], key[None], value[None], attn_mask=mask, dropout_p=dropout
+    )
+    return mixed
+
+
+def _attend_near(query, key, value, gate, bias, span, dropout):
+    """Attend to what is near, a stretch of the utterance at a time."""
+    length, parts = query.shape[1], []
+    for first in range(0, length, _step(span)):
+        asking = range(first, min(first + _step(span), length))
+        asked = range(max(0, first - span), min(asking.stop + span, length))
+        rows, keys = (slice(r.start, r.stop) for r in (asking, asked))
+        mask = _is_far(asking, asked, span, query.device)
+        mask = query.new_zeros(mask.shape).masked_fill(mask, -math.inf)[None]
+        if bias is not None:
+            # As if the utterance began with the first frame that is asked.
+            at = slice(first - asked.start, asking.stop - asked.start)
+            mask = mask + gate[:, rows] * bias[:, at, : len(asked)]
+        (part,) = nn.functional.scaled_dot_product_attention(
+            query[None, :, rows],
+            key[None, :, keys],
+            value[None, :, keys],
+            attn_mask=mask[None],
+            dropout_p=dropout,
+        )
+        parts.append(part)
+    return torch.cat(parts, dim=1)
 
 
 def _blocks(n_heads, length):

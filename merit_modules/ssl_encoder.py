@@ -23,6 +23,7 @@ from merit_modules.packing import PackedBatch
 from merit_modules.padding import check_rule, released_frames
 from merit_modules.shapes import absolute_lengths, valid_mask
 
+SAMPLE_RATE_HZ = 16000  # of all these models
 MODEL_TYPES = ("wavlm", "hubert", "wav2vec2")
 
 
@@ -85,6 +86,12 @@ class SSLEncoder(nn.Module):
     checkpoint_layers : bool
         In training, keep only the layers' outputs and compute the rest again
         in the backward pass: less memory, more time.
+    attention_span_s : float, optional
+        Farthest that a frame attends to, in seconds before and after it; all
+        by default. With the length of the longest training utterance, nothing
+        changes up to that length; beyond it, attention goes on to hear as much
+        as it learned from, and its cost grows with the length, not with its
+        square.
 
     Raises
     ------
@@ -107,6 +114,7 @@ class SSLEncoder(nn.Module):
         padding_rule="exact",
         fast=None,
         checkpoint_layers=False,
+        attention_span_s=None,
     ):
         super().__init__()
         model_type = model.config.model_type
@@ -118,6 +126,7 @@ class SSLEncoder(nn.Module):
         self.model = model
         self.padding_rule = check_rule(padding_rule)
         self.train_front_end = train_front_end
+        self.attention_span_s = attention_span_s
         self.arrange(fast, checkpoint_layers)
         # Dropping layers would change which representation is which.
         model.config.layerdrop = 0.0
@@ -294,7 +303,9 @@ class SSLEncoder(nn.Module):
 
     def _transformer(self, frames, n_frames, is_padded):
         encoder, n_rows = self.model.encoder, frames.shape[1]
-        if not self.fast:
+        span = self._span
+        # The plain path knows of no span.
+        if not self.fast and (span is None or n_rows <= span + 1):
             valid = valid_mask(n_frames, n_rows)
             return ssl_plain.layer_outputs(
                 encoder, self._project(frames), None if valid.all() else valid
@@ -304,9 +315,15 @@ class SSLEncoder(nn.Module):
             batch = PackedBatch.of(n_frames, n_rows, frames.device)
         packed = self._project(batch.pack(frames))
         outputs = ssl_transformer.layer_outputs(
-            encoder, packed, batch, self.checkpoint_layers
+            encoder, packed, batch, self.checkpoint_layers, span
         )
         return map(batch.pad, outputs)
+
+    @property
+    def _span(self):
+        if self.attention_span_s is None:
+            return None
+        return round(self.attention_span_s * SAMPLE_RATE_HZ / self.hop_length)
 
     def _project(self, frames):
         projected = self.model.feature_projection(frames)
@@ -347,6 +364,8 @@ class PretrainedSSLEncoder(SSLEncoder):
         See :class:`SSLEncoder`.
     checkpoint_layers : bool
         See :class:`SSLEncoder`.
+    attention_span_s : float, optional
+        See :class:`SSLEncoder`.
 
     Raises
     ------
@@ -371,6 +390,7 @@ class PretrainedSSLEncoder(SSLEncoder):
         padding_rule="exact",
         fast=None,
         checkpoint_layers=False,
+        attention_span_s=None,
     ):
         try:
             model = transformers.AutoModel.from_pretrained(
@@ -383,7 +403,12 @@ class PretrainedSSLEncoder(SSLEncoder):
                 f"says: {error}"
             ) from error
         super().__init__(
-            model, train_front_end, padding_rule, fast, checkpoint_layers
+            model,
+            train_front_end,
+            padding_rule,
+            fast,
+            checkpoint_layers,
+            attention_span_s,
         )
 
 
@@ -407,6 +432,8 @@ class RandomSSLEncoder(SSLEncoder):
         See :class:`SSLEncoder`.
     checkpoint_layers : bool
         See :class:`SSLEncoder`.
+    attention_span_s : float, optional
+        See :class:`SSLEncoder`.
 
     Raises
     ------
@@ -429,6 +456,7 @@ class RandomSSLEncoder(SSLEncoder):
         padding_rule="exact",
         fast=None,
         checkpoint_layers=False,
+        attention_span_s=None,
     ):
         if model_type not in MODEL_TYPES:
             raise InputError(
@@ -448,6 +476,7 @@ class RandomSSLEncoder(SSLEncoder):
             padding_rule,
             fast,
             checkpoint_layers,
+            attention_span_s,
         )
         if filterbank:
             self._start_as_filterbank()

@@ -10,10 +10,10 @@ from torch.utils.checkpoint import checkpoint
 from transformers.activations import GELUActivation
 
 from merit_modules import onednn
-from merit_modules.ssl_attention import attend, distance_bias
+from merit_modules.ssl_attention import attend, bias_size, distance_bias
 
 
-def layer_outputs(encoder, frames, batch, checkpoint_layers=False):
+def layer_outputs(encoder, frames, batch, checkpoint_layers=False, span=None):
     """Give the transformer's input, then the output of each layer.
 
     Arguments
@@ -26,6 +26,8 @@ def layer_outputs(encoder, frames, batch, checkpoint_layers=False):
         Whose they are.
     checkpoint_layers : bool
         Keep no layer's intermediate results for the backward pass.
+    span : int, optional
+        Farthest frame that a frame attends to; all by default.
 
     Yields
     ------
@@ -53,15 +55,15 @@ def layer_outputs(encoder, frames, batch, checkpoint_layers=False):
     first = encoder.layers[0].attention
     if hasattr(first, "rel_attn_embed"):
         longest = max(batch.lengths) if batch.lengths else batch.n_rows
-        bias = distance_bias(first, longest)
+        bias = distance_bias(first, bias_size(longest, span))
     apply = _apply_norm_first if stable else _apply_norm_last
     for layer in encoder.layers:
         if checkpoint_layers and torch.is_grad_enabled():
             frames = checkpoint(
-                apply, layer, frames, batch, bias, use_reentrant=False
+                apply, layer, frames, batch, bias, span, use_reentrant=False
             )
         else:
-            frames = apply(layer, frames, batch, bias)
+            frames = apply(layer, frames, batch, bias, span)
         yield frames
 
 
@@ -83,9 +85,9 @@ def _positions(embed, frames, batch):
     return torch.cat(row.split(steps[:-1])[::2])
 
 
-def _apply_norm_first(layer, frames, batch, bias):
+def _apply_norm_first(layer, frames, batch, bias, span):
     normed = layer.layer_norm(frames)
-    mixed = attend(layer.attention, normed, batch, bias)
+    mixed = attend(layer.attention, normed, batch, bias, span)
     frames = frames + layer.dropout(mixed)
     normed = layer.final_layer_norm(frames)
     frames = frames + _feed_forward(layer.feed_forward, normed)
@@ -93,8 +95,8 @@ def _apply_norm_first(layer, frames, batch, bias):
     return frames if adapter is None else frames + adapter(frames)
 
 
-def _apply_norm_last(layer, frames, batch, bias):
-    mixed = attend(layer.attention, frames, batch, bias)
+def _apply_norm_last(layer, frames, batch, bias, span):
+    mixed = attend(layer.attention, frames, batch, bias, span)
     frames = layer.layer_norm(frames + layer.dropout(mixed))
     fed = _feed_forward(layer.feed_forward, frames)
     return layer.final_layer_norm(frames + fed)

@@ -30,6 +30,8 @@ from merit_modules.weights import compare_shapes
 
 #: Emotions in the order of the released classifier.
 LABELS = ("angry", "sad", "happy", "neutral")
+#: Where their loader cuts an utterance: longer ones their attention never saw.
+MAX_DURATION_S = 12.0
 
 
 class Release(NamedTuple):
@@ -201,6 +203,7 @@ def _encoder(release, padding_rule):
         release.ssl_config,
         train_front_end=False,
         padding_rule=padding_rule,
+        attention_span_s=MAX_DURATION_S,
     )
 
 
