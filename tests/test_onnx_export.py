@@ -19,6 +19,7 @@ from merit_modules.layer_mix import LayerNormConcat, WeightedLayerSum
 from merit_modules.mixture import ExpertMixture
 from merit_modules.onnx_export.export import export_onnx
 from merit_modules.onnx_export.graph import frozen_copy
+from merit_modules.onnx_export.quantize import quantize
 from merit_modules.onnx_export.runtime import OnnxMERIT
 from merit_modules.pooling import MeanPooling
 from merit_modules.routers import TopKRouter
@@ -40,11 +41,12 @@ SMALL_SSL = {
     "conv_dim": [8, 8, 8],
     "conv_kernel": [400, 2, 2],
     "conv_stride": [80, 2, 2],
+    "num_hidden_layers": 1,
 }
 LARGE_STYLE = {"do_stable_layer_norm": True, "feat_extract_norm": "layer"}
 
 
-def with_mixture(kind, tasks=TASKS):
+def with_mixture(kind, tasks=TASKS, top_k=1):
     """Replace a tiny system's mixture, and its heads to fit."""
     system = tiny_system(**SMALL_SSL, **LARGE_STYLE)
     n_layers, dim = system.ssl_encoder.n_layer_reps, system.ssl_encoder.dim
@@ -57,7 +59,7 @@ def with_mixture(kind, tasks=TASKS):
         mixture = ExpertMixture(
             concat,
             LayerMixingPool(3, n_layers, dim),
-            {task: TopKRouter(concat.output_size, 3) for task in tasks},
+            {task: TopKRouter(concat.output_size, 3, top_k) for task in tasks},
         )
     else:
         mix = WeightedLayerSum(n_layers, dim) if kind == "weighted" else concat
@@ -65,7 +67,7 @@ def with_mixture(kind, tasks=TASKS):
         mixture = ExpertMixture(
             mix,
             ExpertPool(3, mix.output_size, 32, dim),
-            {task: TopKRouter(mix.output_size, 3, 2) for task in tasks},
+            {task: TopKRouter(mix.output_size, 3, top_k) for task in tasks},
             skips=skips if kind == "residual" else None,
         )
     se_head = SEHead(LogSpectrum(), dim, hidden_size=8)
@@ -80,12 +82,14 @@ def with_mixture(kind, tasks=TASKS):
     return system.eval()
 
 
-def with_idle_experts(idle):
-    """Let no frame go to some experts."""
-    system = tiny_system()
+@torch.no_grad()
+def with_idle_expert(idle):
+    """Let no frame go to an expert, which would spoil it."""
+    system = tiny_system(num_hidden_layers=1)
     for router in system.mixture.routers.values():
-        with torch.no_grad():
-            router.linear.bias[list(idle)] = -1e3
+        router.linear.bias[idle] = -1e3
+    for weight in system.mixture.experts[idle].parameters():
+        weight.fill_(1e6)
     return system
 
 
@@ -97,19 +101,22 @@ def cascade():
 
 
 SYSTEMS = {
-    "sparse_merit": lambda: with_idle_experts([2]),
+    "sparse_merit": lambda: with_idle_expert(2),
     "dense_merit": lambda: tiny_system(
         "hubert", top_k=3, gradient="scaled", **SMALL_SSL
     ),
-    "weighted_sum_experts": lambda: with_mixture("weighted"),
-    "layer_mixing_experts": lambda: with_mixture("layer_mixing"),
-    "residual_merit": lambda: with_mixture("residual"),
+    "weighted_sum_experts": lambda: with_mixture("weighted", ["se"], top_k=2),
+    "layer_mixing_experts": lambda: with_mixture("layer_mixing", ["ser"]),
+    "residual_merit": lambda: with_mixture("residual", ["ser"], top_k=2),
     "naive_mtl": lambda: with_mixture("sums"),
     "ser_only": lambda: with_mixture("sums", ["ser"]),
     "se_only": lambda: with_mixture("sums", ["se"]),
     "cascade": cascade,
 }
 OUTPUTS = {
+    "weighted_sum_experts": {"enhanced", "expert_se"},
+    "layer_mixing_experts": {"logits", "expert_ser"},
+    "residual_merit": {"logits", "expert_ser"},
     "naive_mtl": {"enhanced", "logits"},
     "ser_only": {"logits"},
     "se_only": {"enhanced"},
@@ -160,7 +167,10 @@ def noise(n_samples, seed=0):
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_the_graph_equals_the_system(exported, name):
     system, model = exported(name)
-    for n_samples in (400, 401, 5000, 16037):
+    shortest = model.facts["min_samples"]
+    for n_samples in {shortest, max(400, shortest), 401, 5000, 16037}:
+        if n_samples < shortest:
+            continue
         wav = noise(n_samples, seed=n_samples)
         expected, _ = reference(system, wav)
         found = model.run(wav)
@@ -181,24 +191,9 @@ def test_an_idle_expert_is_right(exported):
         for task, experts in model.analyze(noise(16000)).routing.items()
         for expert in experts.tolist()
     }
-    assert 2 not in chosen and len(chosen) == 2
-
-
-def test_only_the_chosen_experts_matter(exported, tmp_path):
-    """Three experts of which one takes all frames: the two others are idle."""
-    torch.manual_seed(0)
-    system = with_idle_experts([0, 2])
-    with torch.no_grad():
-        for idle in (0, 2):
-            for weight in system.mixture.experts[idle].parameters():
-                weight.fill_(torch.nan)
-    export_onnx(system, tmp_path / "one.onnx", LABELS)
-    wav = noise(4000)
-    expected, _ = reference(system, wav)
-    found = OnnxMERIT(tmp_path / "one.onnx").run(wav)
-    assert (found["expert_se"] == 1).all() and (found["expert_ser"] == 1).all()
-    assert np.abs(found["enhanced"] - expected["enhanced"]).max() < 1e-4
-    assert np.abs(found["logits"] - expected["logits"]).max() < 1e-4
+    assert chosen == {0, 1}
+    assert (system.mixture.experts[2][0].weight == 1e6).all()
+    assert np.abs(model.run(noise(16000))["enhanced"]).max() < 100
 
 
 def test_far_frames_and_quiet_audio(exported):
@@ -224,7 +219,7 @@ def si_sdr_db(reference, estimate):
 
 def test_real_noisy_speech(exported, shared_data):
     system, model = exported("sparse_merit")
-    speech = sorted((shared_data / "emodb/wav").glob("*.wav"))[::90]
+    speech = sorted((shared_data / "emodb/wav").glob("*.wav"))[::60]
     noises = sorted((shared_data / "noise/nonspeech").glob("*.wav"))[::15]
     assert len(speech) >= 5
     for number, path in enumerate(speech):
@@ -296,6 +291,7 @@ def test_the_runtime_needs_no_torch(exported):
     code = f"""
 import sys
 import numpy as np
+from merit_modules.onnx_export.quantize import quantize
 from merit_modules.onnx_export.runtime import OnnxMERIT
 model = OnnxMERIT({str(model.path)!r}, threads=1)
 assert model.analyze(np.zeros(4000, np.float32)).label in model.labels
@@ -383,10 +379,9 @@ def test_the_system_is_left_as_it_is():
 def test_weights_of_8_bits(exported, tmp_path):
     import onnx
 
-    system, model = exported("sparse_merit")
+    _, model = exported("sparse_merit")
     path = tmp_path / "int8.onnx"
-    export_onnx(system, path, LABELS, int8=True)
-    assert list(tmp_path.iterdir()) == [path]
+    quantize(model.path, path)
     weights = {x.name: x for x in onnx.load(path).graph.initializer}
     routers = [name for name in weights if "routers" in name]
     kinds = {weights[name].data_type for name in routers}
@@ -403,6 +398,17 @@ def test_weights_of_8_bits(exported, tmp_path):
     for task in TASKS:
         same = found[f"expert_{task}"] == expected[f"expert_{task}"]
         assert same.mean() > 0.9
+
+
+def test_8_bits_are_an_option(exported, tmp_path):
+    system, model = exported("ser_only")
+    path = tmp_path / "int8.onnx"
+    export_onnx(system, path, LABELS, int8=True)
+    assert list(tmp_path.iterdir()) == [path]
+    wav = noise(8000)
+    found = OnnxMERIT(path, threads=1).run(wav)["logits"]
+    expected = model.run(wav)["logits"]
+    assert 0 < np.abs(found - expected).max() < 0.1
 
 
 def test_large_weights_go_to_a_second_file(tmp_path, monkeypatch):

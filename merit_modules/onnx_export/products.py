@@ -94,15 +94,17 @@ class SpectrumProducts(nn.Module):
             Waveform (1, N).
         """
         both = torch.cat([real, imag], dim=1)
-        wavs = self._overlap_add(both, self.synthesis, n_samples)
         ones = torch.ones_like(real[:, :1])
-        weight = self._overlap_add(ones, self.square, n_samples)
-        return wavs / weight.clamp_min(1e-11)
+        wavs = self._overlap_add(both, self.synthesis)
+        weight = self._overlap_add(ones, self.square)
+        wavs = wavs / weight.clamp_min(1e-11)
+        # Not a slice, whose length torch.export would not know.
+        index = torch.arange(n_samples) + self.n_fft // 2
+        return wavs.index_select(1, index)
 
-    def _overlap_add(self, frames, basis, n_samples):
+    def _overlap_add(self, frames, basis):
         wavs = F.conv_transpose1d(frames, basis, stride=self.hop_length)
-        half = self.n_fft // 2
-        return wavs[:, 0, half : half + n_samples]
+        return wavs.squeeze(1)
 
 
 def magnitude(real, imag):

@@ -48,15 +48,17 @@ def kept_nodes(model):
     -------
     list of str
         Names of the nodes that decide which expert serves a frame, and of
-        those whose weight is a vector.
+        those whose weight is a vector, also as the quantiser renames them.
     """
     kept = {
         weight.name
         for weight in model.graph.initializer
         if ".routers." in weight.name or len(weight.dims) < 2
     }
-    return [
+    names = [
         node.name
         for node in model.graph.node
         if node.op_type in ("MatMul", "Gemm") and node.input[1] in kept
     ]
+    # It takes a Gemm apart first.
+    return names + [f"{name}_MatMul" for name in names]
