@@ -145,11 +145,9 @@ class SSLEncoder(nn.Module):
         fast = enabled_by_default() if fast is None else fast
         batch_norm = getattr(self.model.config, "conv_pos_batch_norm", False)
         self.fast = fast and not batch_norm
+        if checkpoint_layers != getattr(self, "checkpoint_layers", False):
+            _checkpoint_plain(self.model, checkpoint_layers)
         self.checkpoint_layers = checkpoint_layers
-        if checkpoint_layers:  # on the plain path
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
-        else:
-            self.model.gradient_checkpointing_disable()
 
     @property
     def n_layer_reps(self):
@@ -334,6 +332,17 @@ class SSLEncoder(nn.Module):
     def _is_fast(self):
         # What is recorded for export must not decide by data.
         return self.fast and not onednn.is_traced()
+
+
+def _checkpoint_plain(model, wanted):
+    """Tell transformers' own layers, by either name that this has there."""
+    named = hasattr(model, "activation_checkpointing_enable")
+    prefix = "activation" if named else "gradient"
+    if wanted:
+        enable = getattr(model, f"{prefix}_checkpointing_enable")
+        enable({"use_reentrant": False})
+    else:
+        getattr(model, f"{prefix}_checkpointing_disable")()
 
 
 def _each(reps, recording):
