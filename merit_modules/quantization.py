@@ -114,11 +114,12 @@ class Int8Linear(nn.Module):
                 "was exported without --int8"
             )
         rows = x.detach().reshape(-1, self.in_features).float()
-        if not int8_products_are_exact():
+        # PyTorch's product misreads a transposed matrix of a single row.
+        if self.in_features == 1 or not int8_products_are_exact():
             out = nn.functional.linear(rows, self.weight, self.bias)
         else:
             out = self._multiply(rows)
-        return out.to(x.dtype).unflatten(0, x.shape[:-1])
+        return out.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
 
     def _multiply(self, rows):
         rows, step = quantize_rows(rows)
@@ -162,7 +163,8 @@ def quantize_rows(rows):
     for start in range(0, len(rows), n_rows):
         block = rows[start : start + n_rows]
         largest = block.abs().amax(dim=1, keepdim=True)
-        scale = torch.where(largest == 0, 1.0, largest / LARGEST)
+        scale = largest / LARGEST
+        scale.masked_fill_(scale == 0, 1.0)
         scales[start : start + n_rows] = scale
         scaled = (block / scale).round_().clamp_(-LARGEST, LARGEST)
         # What is no number would become any integer; its scale tells of it.
