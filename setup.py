@@ -48,6 +48,8 @@ setup(
         "pesq": ["pesq>=0.0.4"],
         # Runs the model of DNSMOS.
         "dnsmos": ["onnxruntime>=1.17"],
+        # Exports to ONNX, and runs it.
+        "onnx": ["onnx>=1.17", "onnxscript>=0.5.6", "onnxruntime>=1.20"],
         # Speaks the embedded corpus MiniEmo.
         "miniemo": ["espeakng-loader>=0.2"],
         "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.6"],

@@ -31,6 +31,7 @@ HPARAMS_FILE = "hyperparams.yaml"
 WEIGHTS_FILE = "model.safetensors"
 ABOUT_FILE = "about.json"
 CARD_FILE = "README.md"
+ONNX_FILES = ("model.onnx", "model.onnx.data")
 
 
 def system_yaml(system, labels, sample_rate_hz=16000, facts=None):
@@ -183,7 +184,7 @@ def check_replaceable(folder):
         raise InputError(f"{folder}: expected a folder, found a file")
     found = {path.name for path in folder.iterdir()}
     ours = {HPARAMS_FILE, WEIGHTS_FILE}
-    may_be = ours | {ABOUT_FILE, CARD_FILE}
+    may_be = ours | {ABOUT_FILE, CARD_FILE, *ONNX_FILES}
     if found and not ours <= found <= may_be:
         others = ", ".join(sorted(found - may_be)[:3])
         raise InputError(

@@ -9,6 +9,7 @@ import soundfile
 import torch
 
 from merit_modules.cascade import CascadeSystem
+from merit_modules.commands.__main__ import main
 from merit_modules.errors import InputError
 from merit_modules.experts import (
     ExpertPool,
@@ -22,6 +23,8 @@ from merit_modules.onnx_export.graph import frozen_copy
 from merit_modules.onnx_export.quantize import quantize
 from merit_modules.onnx_export.runtime import OnnxMERIT
 from merit_modules.pooling import MeanPooling
+from merit_modules.pretrained import load_folder
+from merit_modules.quantization import quantize_
 from merit_modules.routers import TopKRouter
 from merit_modules.se_head import SEHead
 from merit_modules.ser_head import SERHead
@@ -30,6 +33,7 @@ from merit_modules.system import JointSystem
 from merit_modules.task_sums import TaskLayerSums
 from merit_modules.tiny import tiny_system
 from tests.conftest import ROOT
+from tests.test_export import write_run
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package)
@@ -86,6 +90,7 @@ def with_mixture(kind, tasks=TASKS, top_k=1):
 def with_idle_expert(idle):
     """Let no frame go to an expert, which would spoil it."""
     system = tiny_system(num_hidden_layers=1)
+    system.ssl_encoder.attention_span_s = 0.5
     for router in system.mixture.routers.values():
         router.linear.bias[idle] = -1e3
     for weight in system.mixture.experts[idle].parameters():
@@ -346,6 +351,8 @@ def test_what_cannot_be_exported_is_named(tmp_path, monkeypatch):
         export_onnx(tiny_system(), path, LABELS, opset=9)
     with pytest.raises(InputError, match="no front end"):
         export_onnx(CascadeSystem(tiny_system()), path, LABELS)
+    with pytest.raises(InputError, match="expected fp32 weights"):
+        export_onnx(quantize_(tiny_system()), path, LABELS)
     with pytest.raises(InputError, match="got Linear"):
         export_onnx(torch.nn.Linear(1, 1), path, LABELS)
     system = tiny_system()
@@ -409,6 +416,23 @@ def test_8_bits_are_an_option(exported, tmp_path):
     found = OnnxMERIT(path, threads=1).run(wav)["logits"]
     expected = model.run(wav)["logits"]
     assert 0 < np.abs(found - expected).max() < 0.1
+
+
+def test_the_command_adds_the_file(tmp_path, capsys):
+    write_run(tmp_path / "run", "ser_only")
+    folder = tmp_path / "model"
+    command = ["export", str(tmp_path / "run"), str(folder), "--onnx"]
+    assert main(command) == 0
+    hparams, wav = load_folder(folder), noise(4000)
+    expected, _ = reference(hparams["system"], wav)
+    model = OnnxMERIT(folder / "model.onnx", threads=1)
+    found = model.run(wav)["logits"]
+    assert np.abs(found - expected["logits"]).max() < 1e-4
+    assert model.labels == list(hparams["labels"])
+    assert model.corpus_name == hparams["corpus_name"]
+    # A later export replaces the whole folder.
+    assert main(command[:-1]) == 0
+    assert not (folder / "model.onnx").exists()
 
 
 def test_large_weights_go_to_a_second_file(tmp_path, monkeypatch):

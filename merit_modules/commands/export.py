@@ -35,6 +35,12 @@ def add_parser(subparsers):
         "faster, for CPUs alone",
     )
     parser.add_argument(
+        "--onnx",
+        action="store_true",
+        help="also write model.onnx, for onnxruntime; needs pip install "
+        "'merit-modules[onnx]'",
+    )
+    parser.add_argument(
         "--labels",
         nargs="+",
         help="classes in the order of the logits, for a run that was not "
@@ -62,6 +68,7 @@ def _run(args):
         args.labels,
         about,
         args.int8,
+        args.onnx,
     )
     print(f"Weights: {weights_text(run.weights)}")
     if run.results is None:

@@ -1,5 +1,6 @@
 """Put a run's parts together into a folder."""
 
+import copy
 from pathlib import Path
 
 from merit_modules.export.card import about_run, model_card
@@ -7,10 +8,17 @@ from merit_modules.export.corpus import corpus_about
 from merit_modules.export.run import read_run
 from merit_modules.pretrained import check_replaceable, save_folder
 from merit_modules.quantization import quantize_
+from merit_modules.saving import ONNX_FILES
 
 
 def export_run(
-    run_folder, folder, average=1, labels=None, about=None, int8=False
+    run_folder,
+    folder,
+    average=1,
+    labels=None,
+    about=None,
+    int8=False,
+    onnx=False,
 ):
     """Export a finished run.
 
@@ -33,6 +41,9 @@ def export_run(
     int8 : bool
         Quantise the linear layers, for CPUs; see
         :mod:`merit_modules.quantization`.
+    onnx : bool
+        Also write ``model.onnx``, in 8 bits if ``int8`` is; see
+        :mod:`merit_modules.onnx_export`.
 
     Returns
     -------
@@ -53,14 +64,19 @@ def export_run(
     """
     folder = Path(folder)
     check_replaceable(folder)
+    if onnx:
+        from merit_modules.onnx_export.export import check_packages
+
+        check_packages()
     run = read_run(run_folder, average, labels)
     about = corpus_about(run.hparams, about)
     # First, since it counts parameters, which quantised layers have none of.
     card = model_card(run, about, folder.resolve().name, int8)
+    system = run.system
     if int8:
-        quantize_(run.system)
+        system = quantize_(copy.deepcopy(system) if onnx else system)
     save_folder(
-        run.system,
+        system,
         folder,
         run.labels,
         run.hparams["sample_rate_hz"],
@@ -68,7 +84,23 @@ def export_run(
         facts=_facts(run),
         card=card,
     )
+    if onnx:
+        _write_onnx(run, folder, int8)
     return run
+
+
+def _write_onnx(run, folder, int8):
+    # Its packages are asked for by those alone who want it.
+    from merit_modules.onnx_export.export import export_onnx
+
+    export_onnx(
+        run.system,
+        folder / ONNX_FILES[0],
+        run.labels,
+        run.hparams["sample_rate_hz"],
+        _facts(run),
+        int8=int8,
+    )
 
 
 def _facts(run):

@@ -1,5 +1,6 @@
 """Write a system as one ONNX file that says all that a user has to know."""
 
+import importlib.util
 import json
 import logging
 import shutil
@@ -71,7 +72,7 @@ def export_onnx(
     """
     if opset < OPSET:
         raise InputError(f"opset: expected {OPSET} or later, got {opset}")
-    _check_packages(int8)
+    check_packages()
     path = Path(path)
     graph = graph_of(system)
     n_min = min_samples(system)
@@ -115,16 +116,20 @@ def min_samples(system):
     return max(needed)
 
 
-def _check_packages(int8):
-    needed = ["onnx", "onnxscript"] + ["onnxruntime"] * int8
-    for name in needed:
-        try:
-            __import__(name)
-        except ImportError as error:
+def check_packages():
+    """Check that what an export needs is installed.
+
+    Raises
+    ------
+    InputError
+        If onnx, onnxscript or onnxruntime is not.
+    """
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        if importlib.util.find_spec(name) is None:
             raise InputError(
                 f"export to ONNX needs {name}: pip install "
                 "'merit-modules[onnx]'"
-            ) from error
+            )
 
 
 def _trace(graph, n_min, opset):

@@ -22,6 +22,7 @@ from merit_modules.onnx_export.products import (
     magnitude,
     with_noisy_phase,
 )
+from merit_modules.quantization import Int8Linear
 from merit_modules.system import JointSystem
 
 
@@ -153,7 +154,8 @@ class SystemGraph(nn.Module):
     Raises
     ------
     InputError
-        If the normaliser has no statistics.
+        If the normaliser has no statistics, or the SSL encoder has batch norm
+        before its position convolution.
 
     Example
     -------
@@ -173,6 +175,12 @@ class SystemGraph(nn.Module):
                 "export: the normaliser has no statistics: expected a system "
                 "that was trained or loaded"
             )
+        encoder = system.ssl_encoder
+        if encoder.model.config.to_dict().get("conv_pos_batch_norm"):
+            raise InputError(
+                "export: expected an SSL encoder without conv_pos_batch_norm"
+            )
+        encoder.fast = True  # the way that can be traced
         self.register_buffer("mean", normalizer.mean)
         self.register_buffer("scale", normalizer.std + STD_EPS)
         if "se" in tasks:
@@ -290,6 +298,11 @@ def graph_of(system):
     >>> graph_of(tiny_system()).tasks
     ['se', 'ser']
     """
+    if any(isinstance(part, Int8Linear) for part in system.modules()):
+        raise InputError(
+            "export: expected fp32 weights, got a system with int8 layers: "
+            "export the one that it was made of, with int8=True"
+        )
     if isinstance(system, CascadeSystem):
         if system.front_end is None:
             raise InputError(
