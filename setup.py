@@ -50,6 +50,8 @@ setup(
         "dnsmos": ["onnxruntime>=1.17"],
         # Exports to ONNX, and runs it.
         "onnx": ["onnx>=1.17", "onnxscript>=0.5.6", "onnxruntime>=1.20"],
+        # Shows a model on a page in the browser.
+        "demo": ["gradio>=6.31,<7"],
         # Speaks the embedded corpus MiniEmo.
         "miniemo": ["espeakng-loader>=0.2"],
         "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.6"],

@@ -37,12 +37,14 @@ def executable():
 
 
 @contextmanager
-def browser():
-    """Start it, headless."""
+def browser(flags=()):
+    """Start it, headless; with further flags, if need be."""
     api = pytest.importorskip("playwright.sync_api")
     path = executable()
     with api.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=path, args=FLAGS)
+        chromium = driver.chromium.launch(
+            executable_path=path, args=[*FLAGS, *flags]
+        )
         yield chromium
         chromium.close()
 
