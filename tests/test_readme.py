@@ -8,7 +8,9 @@ import shlex
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 from merit_modules.hparams import load_hparams
@@ -22,6 +24,8 @@ COMMANDS = re.findall(r"^python train\.py (hparams/\S+)(.*)$", README, re.M)
 AFTERWARDS = re.findall(
     r"^python -m (merit_modules\.(?:evaluate|report)) (.*)$", README, re.M
 )
+#: What is done with a finished run to use it.
+IN_USE = re.findall(r"^merit (.*?)(?: *#.*)?$", README, re.M)
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
 #: What makes a run short, and nothing else.
 SHORT = {
@@ -110,6 +114,82 @@ def test_from_runs_to_the_report(two_runs, tmp_path):
     assert "<h2>Routing</h2>" in page and page.count("<audio") >= 6
 
 
+@pytest.fixture(scope="module")
+def model_dir(two_runs, tmp_path_factory):
+    """The model of the default command, exported as the README says."""
+    folder = tmp_path_factory.mktemp("model") / "model"
+    (options,) = [o for o in IN_USE if o.startswith("export")]
+    options = options.replace("RUN", str(two_runs[0]))
+    options = options.replace("MODEL_DIR", str(folder))
+    done = run_module("merit_modules.commands", options.split(), folder.parent)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture
+def recordings(miniemo, tmp_path):
+    """A folder with a short recording in noise."""
+    path = sorted(miniemo.glob("speech/*/*.wav"))[0]
+    wav, rate_hz = soundfile.read(path, dtype="float32")
+    noise = 0.01 * np.random.default_rng(0).standard_normal(len(wav))
+    (tmp_path / "recordings").mkdir()
+    path = tmp_path / "recordings" / "noisy.wav"
+    soundfile.write(path, wav + noise, rate_hz, subtype="FLOAT")
+    return path.parent
+
+
+def test_three_lines_of_python(
+    model_dir, recordings, tmp_path, capsys, monkeypatch
+):
+    (snippet,) = [s for s in SNIPPETS if "SparseMERIT" in s]
+    assert len(snippet.strip().replace("\n\n", "\n").splitlines()) == 3
+    snippet = snippet.replace("MODEL_DIR", str(model_dir))
+    monkeypatch.chdir(recordings)
+    names = {}
+    exec(compile(snippet, "README.md", "exec"), names)
+    model = names["model"]
+    assert capsys.readouterr().out.startswith("Emotion(label='")
+    assert model.labels == ["angry", "sad", "happy", "neutral"]
+    assert model.corpus_name == "MiniEmo"
+    # Every way of input gives the same answer.
+    path = recordings / "noisy.wav"
+    wav, rate_hz = soundfile.read(path, dtype="float32")
+    written, _ = soundfile.read(recordings / "enhanced.wav", dtype="float32")
+    (recordings / "enhanced.wav").unlink()
+    batch = model.analyze_batch(torch.from_numpy(wav)[None])
+    ways = [path, str(path), wav, torch.from_numpy(wav), wav[None]]
+    found = [model.analyze(way, rate_hz) for way in ways]
+    found += model.analyze(ways, rate_hz) + model.analyze(recordings)
+    for analysis in found:
+        assert analysis.emotion.label == batch.text_lab[0]
+        probabilities = list(analysis.emotion.probabilities.values())
+        np.testing.assert_allclose(probabilities, batch.out_prob[0], atol=1e-5)
+        np.testing.assert_allclose(analysis.enhanced, written, atol=1e-5)
+        np.testing.assert_allclose(
+            analysis.enhanced, batch.enhanced[0], atol=1e-5
+        )
+
+
+def test_the_command_in_use(model_dir, recordings, tmp_path):
+    (options,) = [o for o in IN_USE if o.startswith("analyze")]
+    places = {
+        "RECORDINGS": recordings,
+        "MODEL_DIR": model_dir,
+        "DIR": tmp_path / "out",
+    }
+    words = [str(places.get(word, word)) for word in options.split()]
+    done = run_module("merit_modules.commands", words, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (line,) = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
+    assert json.loads(line)["label"] in ("angry", "sad", "happy", "neutral")
+    assert (tmp_path / "out" / "noisy.wav").is_file()
+
+
+def test_every_command_in_use_is_run():
+    """The page of the third one is driven by tests/test_demo.py."""
+    assert [o.split()[0] for o in IN_USE] == ["export", "analyze", "demo"]
+
+
 def run_module(module, options, folder):
     return subprocess.run(
         [sys.executable, "-m", module, *options],
@@ -136,11 +216,12 @@ def test_the_released_snippet(golden):
 
 
 def test_every_snippet_is_run():
-    assert len(SNIPPETS) == 2
+    assert len(SNIPPETS) == 3
 
 
 def test_local_links_lead_somewhere():
-    for page in [ROOT / "README.md", *ROOT.glob("recipes/*/*/README.md")]:
+    pages = [*ROOT.glob("docs/*.md"), *ROOT.glob("recipes/*/*/README.md")]
+    for page in [ROOT / "README.md", *pages]:
         for link in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
             assert (page.parent / link).exists(), f"{page}: {link}"
 
