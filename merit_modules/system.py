@@ -155,16 +155,19 @@ class JointSystem(nn.Module):
         n_padded = noisy_wavs.shape[1]
         n_samples = absolute_lengths(wav_lens, n_padded)
         wavs = self.normalize(noisy_wavs, n_samples)
-        layer_reps, n_frames = self.ssl_encoder(wavs, wav_lens)
+        # One after another: the mixture keeps no layer that it has read.
+        layers = self.ssl_encoder.layers(wavs, wav_lens)
         lengths = task_lengths(
             self.ssl_encoder.padding_rule,
             n_samples,
-            n_frames,
+            layers.n_frames,
             n_padded,
-            layer_reps[0].shape[1],
+            layers.n_rows,
             self.ssl_encoder.hop_length,
         )
-        mixture = self.mixture(layer_reps, lengths.routed, tasks)
+        mixture = self.mixture(
+            layers.reps, lengths.routed, tasks, layers.n_rows
+        )
         return Encoded(wavs, n_samples, mixture, lengths)
 
     def normalize(self, wavs, n_samples):
