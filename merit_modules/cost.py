@@ -74,6 +74,10 @@ def _attention_flops(query, key, value, *_, **__):
     return sdpa_flop_count(query, key, value)
 
 
+def _linear_flops(frames, weight, *_, **__):
+    return 2 * prod(frames) * weight[0]
+
+
 def _lstm_layer_flops(frames, input_weight, hidden_weight, *_, **__):
     # One direction of one layer; frames (S, B, D).
     return 2 * prod(frames[:-1]) * (prod(input_weight) + prod(hidden_weight))
@@ -88,6 +92,7 @@ def _cudnn_rnn_flops(frames, weights, *_, **__):
 _FLOPS = {
     aten.mv: _mv_flops,
     aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    aten.mkldnn_linear: _linear_flops,
     aten.mkldnn_rnn_layer: _lstm_layer_flops,
     aten._cudnn_rnn: _cudnn_rnn_flops,
 }

@@ -95,6 +95,7 @@ def _is_possible(x):
         x.device.type == "cpu"
         and x.dtype == torch.float32
         and x.layout == torch.strided
+        and x.dim() == 2
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkldnn.is_available()

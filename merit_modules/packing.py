@@ -11,9 +11,9 @@ from merit_modules.shapes import valid_mask
 class PackedBatch(NamedTuple):
     """How the frames that are computed make up a batch (B, T, D).
 
-    On a CPU these are the valid frames alone, (M, D), and ``lengths`` says
-    whose they are. Elsewhere they stay as they are, and ``valid`` says which
-    are real: a GPU is made for equal shapes.
+    Packed, these are the valid frames alone, (M, D), and ``lengths`` says whose
+    they are. Otherwise they stay as they are, and ``valid`` says which are
+    real: a GPU is made for equal shapes.
 
     Arguments
     ---------
@@ -30,8 +30,8 @@ class PackedBatch(NamedTuple):
     valid: torch.Tensor | None
 
     @classmethod
-    def of(cls, n_frames, n_rows, device):
-        """Choose what to compute.
+    def packed(cls, n_frames, n_rows):
+        """Compute valid frames alone.
 
         Arguments
         ---------
@@ -39,26 +39,45 @@ class PackedBatch(NamedTuple):
             Valid frames per utterance (B,).
         n_rows : int
             Padded number of frames T.
-        device : torch.device
-            Where the frames are.
 
         Returns
         -------
         PackedBatch
-            The choice.
+            A batch that is packed.
 
         Example
         -------
-        >>> lengths = torch.tensor([2, 1])
-        >>> batch = PackedBatch.of(lengths, 3, torch.device("cpu"))
+        >>> batch = PackedBatch.packed(torch.tensor([2, 1]), 3)
         >>> batch.pack(torch.arange(6.0).view(2, 3, 1)).T
         tensor([[0., 1., 3.]])
         >>> batch.pad(torch.ones(3, 1)).squeeze(-1)
         tensor([[1., 1., 0.],
                 [1., 0., 0.]])
         """
-        if device.type == "cpu":
-            return cls(n_rows, n_frames.tolist(), None)
+        return cls(n_rows, n_frames.tolist(), None)
+
+    @classmethod
+    def masked(cls, n_frames, n_rows):
+        """Compute all frames; no utterance sees its padding.
+
+        Arguments
+        ---------
+        n_frames : torch.Tensor
+            Valid frames per utterance (B,).
+        n_rows : int
+            Padded number of frames T.
+
+        Returns
+        -------
+        PackedBatch
+            A batch that keeps its shape.
+
+        Example
+        -------
+        >>> PackedBatch.masked(torch.tensor([2, 1]), 2).valid
+        tensor([[ True,  True],
+                [ True, False]])
+        """
         valid = valid_mask(n_frames, n_rows)
         return cls(n_rows, None, None if valid.all() else valid)
 

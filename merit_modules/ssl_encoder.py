@@ -308,9 +308,7 @@ class SSLEncoder(nn.Module):
             return ssl_plain.layer_outputs(
                 encoder, self._project(frames), None if valid.all() else valid
             )
-        batch = PackedBatch.without_padding(n_rows)
-        if is_padded or self._is_fast:
-            batch = PackedBatch.of(n_frames, n_rows, frames.device)
+        batch = self._pack(n_frames, n_rows, is_padded)
         packed = self._project(batch.pack(frames))
         outputs = ssl_transformer.layer_outputs(
             encoder, packed, batch, self.checkpoint_layers, span
@@ -322,6 +320,15 @@ class SSLEncoder(nn.Module):
         if self.attention_span_s is None:
             return None
         return round(self.attention_span_s * SAMPLE_RATE_HZ / self.hop_length)
+
+    def _pack(self, n_frames, n_rows, is_padded):
+        if onednn.is_traced() and not is_padded:
+            return PackedBatch.without_padding(n_rows)
+        # The released code goes on with what padded frames have become.
+        wanted = not is_padded or self.padding_rule == "exact"
+        if wanted and n_frames.device.type == "cpu":
+            return PackedBatch.packed(n_frames, n_rows)
+        return PackedBatch.masked(n_frames, n_rows)
 
     def _project(self, frames):
         projected = self.model.feature_projection(frames)

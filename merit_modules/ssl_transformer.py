@@ -45,6 +45,8 @@ def layer_outputs(encoder, frames, batch, checkpoint_layers=False, span=None):
     >>> [tuple(output.shape) for output in outputs]
     [(1, 5, 16), (1, 5, 16), (1, 5, 16)]
     """
+    if batch.valid is not None:
+        frames = frames.masked_fill(~batch.valid.unsqueeze(-1), 0.0)
     stable = encoder.config.do_stable_layer_norm
     frames = frames + _positions(encoder.pos_conv_embed, frames, batch)
     # transformers' base-style encoders norm here, large-style ones at the end.
@@ -70,8 +72,6 @@ def layer_outputs(encoder, frames, batch, checkpoint_layers=False, span=None):
 def _positions(embed, frames, batch):
     """Convolve each utterance over time; zeros lie around it."""
     if batch.lengths is None:
-        if batch.valid is not None:
-            frames = frames.masked_fill(~batch.valid.unsqueeze(-1), 0.0)
         return embed(frames)
     if len(batch.lengths) == 1:
         return embed(frames[None])[0]

@@ -102,22 +102,37 @@ def test_self_attention_with_projections(gradient_mode, masked, need_weights):
     assert count_macs(lambda: layer(x, x, x, **options)) == expected
 
 
-def test_a_whole_ssl_encoder():
-    encoder = RandomSSLEncoder("wavlm", TINY_SSL).eval()
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_whole_ssl_encoder(fast):
+    encoder = RandomSSLEncoder("wavlm", TINY_SSL, fast=fast).eval()
     n_samples, batch, width = 16000, 2, 8
     expected, n_in = 0, 1
+    if fast:
+        # The norm of the first convolution is folded into its weights: means
+        # and covariances of the windows, and each filter's share of them.
+        n_windows = (n_samples - 10) // 5 + 1
+        expected += n_windows * 10 * 10 + width * 10 * 10 + width * 10
+        n_samples = 48 * 320 + 400  # what the 49 frames see
     for kernel, stride in zip([10, 3, 3, 3, 3, 2, 2], [5, 2, 2, 2, 2, 2, 2]):
         n_samples = (n_samples - kernel) // stride + 1
         expected += n_samples * kernel * n_in * width
         n_in = width
     n, dim, n_heads = n_samples, 16, 2
     expected += n * width * dim  # projection
-    expected += (n + 1) * dim * (dim // 2) * 16  # positions: 16 taps, 2 groups
     layer = n * (4 * dim * dim + 2 * dim * 32)  # attention, feed-forward
     layer += 2 * n * n * dim  # scores, weighted values
-    layer += n * n_heads * 8 * 8  # gate of the relative positions
+    layer += n * n_heads * 8 * (2 if fast else 8)  # gate of the positions
     expected = batch * (expected + 2 * layer)
+    # Positions: 16 taps, 2 groups; utterances in one row, 8 zeros apart.
+    n_convolved = batch * n + 8 + 1 if fast else batch * (n + 1)
+    expected += n_convolved * dim * (dim // 2) * 16
     assert count_macs(lambda: encoder(torch.randn(batch, 16000))) == expected
+
+
+def test_linear_layer_in_the_layout_of_onednn():
+    layer = nn.Linear(64, 32).requires_grad_(False)
+    frames = torch.rand(5, 64).to_mkldnn()
+    assert count_macs(lambda: layer(frames)) == 5 * 64 * 32
 
 
 def test_one_expert():
@@ -378,3 +393,37 @@ def test_the_baseline_has_the_weights_of_the_system(run_benchmark, monkeypatch):
     )
     with pytest.raises(RuntimeError, match="se: other experts on"):
         module.check_equal(system, *batch)
+
+
+@pytest.mark.parametrize("batch", [["--padded"], ["--batch", "2"]])
+def test_the_ssl_encoder_is_compared_with_transformers(
+    monkeypatch, tmp_path, capsys, batch
+):
+    monkeypatch.syspath_prepend(ROOT / "tests" / "benchmarks")
+    benchmark = importlib.import_module("ssl_encoder")
+    path = tmp_path / "encoder.json"
+    options = ["--style", "tiny", "--seconds", "1", "--repeats", "1", *batch]
+    benchmark.main([*options, "--json", str(path), "--markdown"])
+    lines = capsys.readouterr().out.splitlines()
+    result = json.loads(path.read_text())
+    assert [row["form"] for row in result["rows"]] == [
+        "transformers",
+        "plain",
+        "fast",
+    ]
+    for row, line in zip(result["rows"], lines[2:]):
+        assert line.startswith(f"| {row['form']} |")
+        assert row["median_s"] > 0 and row["floor_ratio"] > 0
+    theirs, plain, fast = result["rows"]
+    assert theirs["time_ratio"] == 1.0 and theirs["max_error"] is None
+    assert plain["max_error"] == 0.0 and fast["max_error"] < 1e-4
+    assert result["floor_s"] > 0
+
+
+def test_the_ssl_encoder_needs_no_operations_for_padding(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tests" / "benchmarks")
+    benchmark = importlib.import_module("ssl_encoder")
+    encoder = RandomSSLEncoder("wavlm", TINY_SSL, fast=True).eval()
+    wavs = torch.randn(1, 16000, generator=torch.Generator().manual_seed(0))
+    alone = benchmark.needed_macs(encoder, wavs[:, :8000], torch.ones(1))
+    assert benchmark.needed_macs(encoder, wavs, torch.tensor([0.5])) == alone
