@@ -88,6 +88,9 @@ def write_manifests(folder, labels):
         noise = {"wav": "{data_root}/n.wav", "duration": 30.0}
         noise["noise_type"] = "rain"
         write_manifest(folder / f"noise_{split}.json", {"n": noise})
+    # What the preparation of a corpus leaves beside them.
+    stamp = {"data_folder": "/gone", "digests": {}}
+    (folder / "prepared.json").write_text(json.dumps(stamp))
 
 
 def write_results(folder, epoch=1, classes=CLASSES, ser=True, se=True):

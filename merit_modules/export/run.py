@@ -9,6 +9,7 @@ import torch
 
 from merit_modules import recipe
 from merit_modules.data.manifest import read_manifest
+from merit_modules.data.preparation import STAMP
 from merit_modules.errors import InputError
 from merit_modules.evaluation import RESULTS
 from merit_modules.export.weights import load_chosen
@@ -214,4 +215,5 @@ def _read_manifests(folder):
     return {
         path.stem: read_manifest(path, "")
         for path in sorted(folder.glob("*.json"))
+        if path.name != STAMP
     }
