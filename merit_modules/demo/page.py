@@ -1,5 +1,6 @@
 """The page itself: what is on it, and what happens on a click."""
 
+import contextlib
 from html import escape
 from typing import NamedTuple
 
@@ -183,7 +184,8 @@ class _Handlers:
 
     def claim(self, upload, session):
         """Note which upload a visitor's page holds."""
-        self.files.claim(session, upload)
+        with contextlib.suppress(InputError):  # said when it is analysed
+            self.files.claim(session, upload)
 
     def analyse(self, upload, segment_s, session, progress):
         """Analyse an upload; give the values of the page's elements."""
