@@ -31,8 +31,8 @@ def add_parser(subparsers):
     parser.add_argument(
         "--int8",
         action="store_true",
-        help="linear layers in 8-bit integers: smaller (up to a quarter) and "
-        "faster, for CPUs alone",
+        help="linear layers in 8-bit integers: smaller (down to a quarter), "
+        "and faster in large models; for CPUs alone",
     )
     parser.add_argument(
         "--onnx",
