@@ -15,6 +15,7 @@ audio or the size of the batch:
 """
 
 import argparse
+import copy
 import itertools
 import tempfile
 from functools import partial
@@ -23,6 +24,8 @@ import common
 import torch
 import whole_system
 from baseline import Baseline, check_equal
+
+from merit_modules.quantization import quantize_
 
 TASKS = {"both": ("se", "ser"), "emotion": ("ser",), "speech": ("se",)}
 #: Heading, key of a row, format.
@@ -60,8 +63,13 @@ def sparse_form(system):
     return infer
 
 
+def int8_form(system):
+    """Prepare a copy of it with linear layers in 8 bits."""
+    return sparse_form(quantize_(copy.deepcopy(system)))
+
+
 #: Name to what makes a callable of a system: (wavs, wav_lens, tasks).
-FORMS = {"baseline": baseline_form, "sparse": sparse_form}
+FORMS = {"baseline": baseline_form, "sparse": sparse_form, "int8": int8_form}
 
 
 def measure_one(forms, n_wavs, seconds, tasks, options):
@@ -130,7 +138,10 @@ def main(arguments=None):
     """Measure and print a table; write JSON on request."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--forms", nargs="+", choices=list(FORMS), default=list(FORMS)
+        "--forms",
+        nargs="+",
+        choices=list(FORMS),
+        default=["baseline", "sparse"],
     )
     parser.add_argument(
         "--tasks", nargs="+", choices=list(TASKS), default=["both", "emotion"]
