@@ -92,7 +92,7 @@ def _cudnn_rnn_flops(frames, weights, *_, **__):
 _FLOPS = {
     aten.mv: _mv_flops,
     aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-    aten.mkldnn_linear: _linear_flops,
+    torch.ops.mkldnn._linear_pointwise: _linear_flops,
     aten.mkldnn_rnn_layer: _lstm_layer_flops,
     aten._cudnn_rnn: _cudnn_rnn_flops,
 }

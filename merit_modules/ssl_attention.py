@@ -152,10 +152,9 @@ def attend(attention, frames, batch, bias=None, span=None):
     >>> attend(attention, torch.rand(5, 16), batch).shape
     torch.Size([5, 16])
     """
-    projections = attention.q_proj, attention.k_proj, attention.v_proj
-    entered = onednn.enter(frames, *projections)
     query, key, value = (
-        onednn.leave(project(entered)) for project in projections
+        onednn.apply(project, frames)
+        for project in (attention.q_proj, attention.k_proj, attention.v_proj)
     )
     gate = None if bias is None else gate_of(attention, frames)
     dropout = attention.dropout if attention.training else 0.0
@@ -164,8 +163,7 @@ def attend(attention, frames, batch, bias=None, span=None):
         mixed = _attend_padded(query, key, value, batch, gate, bias, *size)
     else:
         mixed = _attend_apart(query, key, value, batch, gate, bias, *size)
-    out = attention.out_proj
-    return onednn.leave(out(onednn.enter(mixed, out)))
+    return onednn.apply(attention.out_proj, mixed)
 
 
 def _attend_padded(

@@ -8,6 +8,7 @@ grow with its length. The parameters are those of the transformers' layers.
 
 import torch
 from torch import nn
+from transformers.activations import GELUActivation
 
 from merit_modules import onednn, ssl_plain
 
@@ -129,8 +130,10 @@ def _encode(conv_layers, weights, wav, n_frames, hops, fields):
 def _apply(layer, weight, rows):
     kernel, stride = layer.conv.kernel_size[0], layer.conv.stride[0]
     windows = rows.unfold(0, kernel, stride).transpose(1, 2).flatten(1)
-    rows = onednn.linear(windows, *weight)
     norm = _norm_of(layer)
     if isinstance(norm, nn.LayerNorm):
-        rows = norm(rows)
-    return layer.activation(rows)
+        return layer.activation(norm(onednn.linear(windows, *weight)))
+    # With a norm over time, or none: in the weights or absent.
+    if isinstance(layer.activation, GELUActivation):
+        return onednn.linear(windows, *weight, gelu=True)
+    return layer.activation(onednn.linear(windows, *weight))

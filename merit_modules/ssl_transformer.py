@@ -103,12 +103,9 @@ def _apply_norm_last(layer, frames, batch, bias, span):
 
 
 def _feed_forward(part, frames):
-    first, last = part.intermediate_dense, part.output_dense
     activation, dropout = part.intermediate_act_fn, part.intermediate_dropout
-    frames = first(onednn.enter(frames, first, last))
-    if isinstance(activation, GELUActivation) and not dropout.training:
-        frames = activation(frames)  # in whatever layout
-    else:
-        frames = dropout(activation(onednn.leave(frames)))
-        frames = onednn.enter(frames, last)
-    return part.output_dropout(onednn.leave(last(frames)))
+    with_gelu = isinstance(activation, GELUActivation)
+    frames = onednn.apply(part.intermediate_dense, frames, gelu=with_gelu)
+    frames = frames if with_gelu else activation(frames)
+    frames = onednn.apply(part.output_dense, dropout(frames))
+    return part.output_dropout(frames)

@@ -135,23 +135,59 @@ def wide_pair(model_type, style):
     return fast, plain
 
 
-@pytest.mark.skipif(
-    not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN"
-)
+@pytest.fixture
+def multiplied(monkeypatch):
+    """The shapes of the weights that oneDNN multiplied with."""
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("PyTorch without oneDNN")
+    found, multiply = [], onednn._multiply
+
+    def watch(x, weight, bias, gelu):
+        found.append(tuple(weight.shape))
+        return multiply(x, weight, bias, gelu)
+
+    monkeypatch.setattr(onednn, "_multiply", watch)
+    monkeypatch.setattr(onednn, "MIN_MACS", 1)
+    return found
+
+
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("model_type", TYPES)
-def test_products_by_onednn(model_type, style, monkeypatch):
-    monkeypatch.setattr(onednn, "MIN_MACS", 1)
+def test_products_by_onednn(model_type, style, multiplied):
     fast, plain = wide_pair(model_type, style)
     with torch.no_grad():
-        frames = torch.rand(20, 128)
-        projection = fast.model.encoder.layers[0].attention.q_proj
-        assert onednn.enter(frames, projection).layout != torch.strided
+        assert_same(fast, plain, make_batch(1.0)[0], None)
+        # Attention and feed-forward of two layers, all seven convolutions.
+        assert multiplied.count((128, 128)) == 2 * 4
+        assert multiplied.count((512, 128)) == multiplied.count((128, 512)) == 2
+        assert len(multiplied) == 2 * 6 + 7
         assert_same(fast, plain, *make_batch(1.0, 0.7, 0.31))
-        with torch.backends.mkldnn.flags(enabled=False):
-            assert onednn.enter(frames, projection).layout == torch.strided
-            assert_same(fast, plain, *make_batch(1.0, 0.7, 0.31))
-    assert onednn.enter(frames, projection).layout == torch.strided
+
+
+@pytest.mark.parametrize("why", ["grad", "flag", "autocast", "small"])
+def test_where_onednn_does_not_multiply(why, multiplied, monkeypatch):
+    fast, _ = wide_pair("wavlm", "base")
+    wavs = make_batch(1.0)[0]
+    if why == "small":
+        monkeypatch.setattr(onednn, "MIN_MACS", 2**40)
+    with (
+        torch.set_grad_enabled(why == "grad"),
+        torch.backends.mkldnn.flags(enabled=why != "flag"),
+        torch.autocast("cpu", torch.bfloat16, enabled=why == "autocast"),
+    ):
+        fast(wavs)
+    # A front end that is not trained needs no gradients.
+    assert not multiplied
+
+
+def test_a_layer_that_is_listened_to_is_called(multiplied):
+    fast, _ = wide_pair("wavlm", "base")
+    heard = []
+    layer = fast.model.encoder.layers[0].attention.q_proj
+    layer.register_forward_hook(lambda *_: heard.append(1))
+    with torch.no_grad():
+        fast(make_batch(1.0)[0])
+    assert heard == [1] and len(multiplied) == 2 * 6 + 7 - 1
 
 
 class Replaced(nn.Module):
@@ -162,13 +198,11 @@ class Replaced(nn.Module):
         self.hidden = [linear]
 
     def forward(self, x):
-        assert x.layout == torch.strided
         return self.hidden[0](x)
 
 
 @pytest.mark.parametrize("which", ["all", "q_proj", "output_dense"])
-def test_linear_layers_can_be_replaced(which, monkeypatch):
-    monkeypatch.setattr(onednn, "MIN_MACS", 1)
+def test_linear_layers_can_be_replaced(which, multiplied):
     fast, plain = wide_pair("wavlm", "large")
     for module in list(fast.model.modules()):
         for name, child in list(module.named_children()):
@@ -292,7 +326,7 @@ def test_layers_come_one_at_a_time(fast):
     wavs, wav_lens = make_batch(1.0, 0.6)
     computed = []
     for layer in encoder.model.encoder.layers:
-        part = layer.feed_forward.intermediate_act_fn
+        part = layer.final_layer_norm
         part.register_forward_hook(lambda *_: computed.append(1))
     with torch.no_grad():
         expected = encoder(wavs, wav_lens)

@@ -11,9 +11,9 @@ plain         this project's encoder with fast=False
 fast          the fast path
 
 The floor is what the matrix products of the valid frames would take at the
-rate of a plain product of the model's most common shape (torch.mm), measured
-in turn with the forms. On a CPU, the fast path lets oneDNN multiply where that
-is faster than what torch.mm uses, so it may come close to it or below.
+rate of a plain product (torch.mm) of the feed-forward layers' shape, measured
+in turn with the forms. On a CPU, the fast path lets oneDNN multiply, which may
+be faster than torch.mm.
 """
 
 import argparse
