@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from merit_modules import onednn
+
 
 class FeedForwardExpert(nn.Sequential):
     """Linear, ReLU, Linear (paper Sec. III; 109 M parameters at full size).
@@ -28,6 +30,11 @@ class FeedForwardExpert(nn.Sequential):
             nn.ReLU(inplace=True),  # no layer's gradient needs what was there
             nn.Linear(hidden_size, output_size),
         )
+
+    def forward(self, frames):
+        """Compute features (M, R) of frames (M, L * D)."""
+        first, activation, last = self
+        return onednn.apply(last, activation(onednn.apply(first, frames)))
 
 
 class LayerMixingExpert(nn.Module):
