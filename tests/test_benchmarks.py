@@ -341,7 +341,9 @@ SMALL = "--ssl wavlm_small --repeats 1"
 @pytest.mark.parametrize("padding", ["", "--padded"])
 def test_inference_is_compared_with_the_baseline(run_benchmark, padding):
     module, result, table = run_benchmark(
-        "inference", f"{SMALL} --seconds 0.5 1 --batch 2 {padding}"
+        "inference",
+        f"{SMALL} --seconds 0.5 1 --batch 2 {padding} "
+        "--forms baseline sparse int8",
     )
     assert table[0] == [heading for heading, _, _ in module.COLUMNS]
     rows = result["rows"]
