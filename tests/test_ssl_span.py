@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from merit_modules.packing import PackedBatch
 from merit_modules.pretrained import load_folder, save_folder
 from merit_modules.ssl_encoder import RandomSSLEncoder
 from merit_modules.tiny import TINY_SSL, tiny_system
@@ -64,13 +65,7 @@ def test_alone_padded_and_anywhere(monkeypatch):
     for i, n in enumerate(n_frames):
         alone = encode(model, wavs[i : i + 1, : round(16000 * lens[i].item())])
         torch.testing.assert_close(batch[:, i, :n], alone[:, 0, :n])
-    from merit_modules.packing import PackedBatch
-    from merit_modules.shapes import valid_mask
-
-    def padded(n_frames, n_rows, device):
-        return PackedBatch(n_rows, None, valid_mask(n_frames, n_rows))
-
-    monkeypatch.setattr(PackedBatch, "of", padded)
+    monkeypatch.setattr(PackedBatch, "packed", PackedBatch.masked)
     elsewhere = encode(model, wavs, lens)
     for i, n in enumerate(n_frames):
         torch.testing.assert_close(elsewhere[:, i, :n], batch[:, i, :n])
