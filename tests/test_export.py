@@ -282,6 +282,7 @@ def own_corpus(tmp_path, monkeypatch):
     recipe_folder = ROOT / "recipes" / "Manifest" / "joint_se_ser"
     csv = tmp_path / "list.csv"
     csv.write_text("wav,emo\na.wav,calm\nb.wav,tense\n")
+    loaded = set(sys.modules)
     with monkeypatch.context() as context:
         context.syspath_prepend(str(recipe_folder))
         run = write_run(
@@ -291,8 +292,10 @@ def own_corpus(tmp_path, monkeypatch):
             noise_folder="gone",
         )
     csv.unlink()
-    for name in ("manifest_prepare", "manifest_rows", "manifest_splits"):
-        sys.modules.pop(name, None)
+    # Gone again, unless other tests had them before.
+    for name in set(sys.modules) - loaded:
+        if name.startswith("manifest_"):
+            del sys.modules[name]
     return run
 
 
