@@ -173,7 +173,7 @@ def test_a_step_of_the_full_size_is_8_times_4_utterances(paper):
     dataset = DynamicItemDataset(
         {str(i): {"duration": s} for i, s in enumerate(lengths_s)}
     )
-    kwargs = recipe._loader_kwargs(paper, dataset, shuffle=True)
+    kwargs = recipe.loader_kwargs(paper, dataset, shuffle=True)
     sizes = [len(batch) for batch in kwargs["batch_sampler"]]
     assert max(sizes) == 4 and sizes.count(4) >= 248
     assert paper["grad_accumulation_factor"] * 4 == 32
