@@ -110,7 +110,7 @@ def bias_size(n_frames, span):
     >>> bias_size(500, None), bias_size(500, 600), bias_size(5000, 600)
     (500, 500, 1500)
     """
-    if span is None or onednn.is_traced() or n_frames <= span + 1:
+    if span is None or n_frames <= span + 1:
         return n_frames
     return min(n_frames, 2 * span + _step(span))
 
@@ -132,7 +132,8 @@ def attend(attention, frames, batch, bias=None, span=None):
     batch : PackedBatch
         Whose they are.
     bias : torch.Tensor, optional
-        What :func:`distance_bias` gave for :func:`bias_size`; WavLM only.
+        What :func:`distance_bias` gave, for all rows or, where frames are
+        packed, for :func:`bias_size`; WavLM only.
     span : int, optional
         Farthest frame, before and after it, that a frame attends to; all by
         default. Time and memory then grow with the length, not its square.
@@ -175,19 +176,12 @@ def _attend_padded(
         for x in (query, key, value)
     )
     mask = None if batch.valid is None else batch.valid[:, None, None]
-    n_rows = batch.n_rows
     # What is recorded for export must not decide by the length.
-    if span is not None and (onednn.is_traced() or n_rows > span + 1):
-        there = torch.arange(n_rows, device=query.device)
-        near = (there - there[:, None]).abs() <= span
+    if span is not None and (onednn.is_traced() or batch.n_rows > span + 1):
+        frames = torch.arange(batch.n_rows, device=query.device)
+        near = ~_is_far(frames, frames, span)
         mask = near if mask is None else near & mask
     if bias is not None:
-        if bias.shape[-1] < n_rows:  # beyond the span it is masked anyway
-            there = torch.arange(n_rows, device=bias.device)
-            most = bias.shape[-1] - 1
-            away = (there - there[:, None]).clamp(-most, most)
-            by_distance = torch.cat([bias[:, 1:, 0].flip(1), bias[:, 0]], 1)
-            bias = by_distance[:, away + most]
         biased = gate.transpose(1, 2).unsqueeze(-1) * bias
         if mask is not None:
             biased = biased.masked_fill(~mask, -math.inf)
@@ -198,10 +192,7 @@ def _attend_padded(
     return mixed.transpose(1, 2).flatten(2)
 
 
-def _is_far(queries, keys, span, device):
-    queries, keys = (
-        torch.arange(r.start, r.stop, device=device) for r in (queries, keys)
-    )
+def _is_far(queries, keys, span):
     return (keys - queries[:, None]).abs() > span
 
 
@@ -248,16 +239,18 @@ def _attend_all(query, key, value, gate, bias, dropout):
 def _attend_near(query, key, value, gate, bias, span, dropout):
     """Attend to what is near, a stretch of the utterance at a time."""
     length, parts = query.shape[1], []
+    frames = torch.arange(length, device=query.device)
     for first in range(0, length, _step(span)):
-        asking = range(first, min(first + _step(span), length))
-        asked = range(max(0, first - span), min(asking.stop + span, length))
-        rows, keys = (slice(r.start, r.stop) for r in (asking, asked))
-        mask = _is_far(asking, asked, span, query.device)
-        mask = query.new_zeros(mask.shape).masked_fill(mask, -math.inf)[None]
-        if bias is not None:
+        rows = slice(first, min(first + _step(span), length))
+        keys = slice(max(0, first - span), min(rows.stop + span, length))
+        far = _is_far(frames[rows], frames[keys], span)
+        if bias is None:
+            mask = ~far[None]
+        else:
             # As if the utterance began with the first frame that is asked.
-            at = slice(first - asked.start, asking.stop - asked.start)
-            mask = mask + gate[:, rows] * bias[:, at, : len(asked)]
+            at = slice(rows.start - keys.start, rows.stop - keys.start)
+            mask = gate[:, rows] * bias[:, at, : keys.stop - keys.start]
+            mask = mask.masked_fill(far, -math.inf)
         (part,) = nn.functional.scaled_dot_product_attention(
             query[None, :, rows],
             key[None, :, keys],

@@ -56,8 +56,10 @@ def layer_outputs(encoder, frames, batch, checkpoint_layers=False, span=None):
     bias = None
     first = encoder.layers[0].attention
     if hasattr(first, "rel_attn_embed"):
-        longest = max(batch.lengths) if batch.lengths else batch.n_rows
-        bias = distance_bias(first, bias_size(longest, span))
+        size = batch.n_rows
+        if batch.lengths is not None:
+            size = bias_size(max(batch.lengths), span)
+        bias = distance_bias(first, size)
     apply = _apply_norm_first if stable else _apply_norm_last
     for layer in encoder.layers:
         if checkpoint_layers and torch.is_grad_enabled():

@@ -537,6 +537,9 @@ def test_a_cascade_in_windows(speech):
     heard = behind.analyze(found.enhanced)
     assert_same_emotion(heard.emotion, found.emotion)
     assert torch.equal(heard.routing["ser"], found.routing["ser"])
+    # Whether it is computed whole or in windows, routing is the listener's.
+    batch = model.analyze_batch(speech[None])
+    assert set(found.routing) == set(batch.routing) == {"ser"}
     assert_same_emotion(model.classify(speech), found.emotion)
 
 

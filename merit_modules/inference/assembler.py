@@ -81,7 +81,7 @@ class Assembler:
         """
         if window.is_whole:
             self._se_stage = self._behind = self._joiner = None
-            return self._update(result.enhanced, result.piece, result.piece)
+            return self._update(result.enhanced, result.piece)
         return self._settle(self._joiner.add(window, result))
 
     def _settle(self, piece, is_last=False):
@@ -92,20 +92,19 @@ class Assembler:
                 enhanced = torch.cat([enhanced, self._se_stage.finish()])
         if self._behind is not None:
             heard = self._behind.add(enhanced, is_last)
-        return self._update(enhanced, piece, heard)
+        return self._update(enhanced, heard)
 
-    def _update(self, enhanced, piece, heard):
-        segments, routing = [], dict(piece.routing)
+    def _update(self, enhanced, heard):
         if "se" not in self.tasks:
             enhanced = None
         elif enhanced is not None:
             enhanced = self.convert(enhanced)
-        if self.tracker is not None and heard is not None:
+        if heard is None:  # a cascade's SER system waits for more
+            return Update(enhanced, [], {}, None)
+        segments = []
+        if self.tracker is not None:
             segments = self.tracker.add(heard.features["ser"])
-            routing |= heard.routing
-        routing = {
-            task: routing[task] for task in routing if len(routing[task])
-        }
+        routing = {t: e for t, e in heard.routing.items() if len(e)}
         return Update(enhanced, segments, routing, None)
 
     def finish(self, duration_s):
