@@ -1,14 +1,14 @@
-"""Whether parts take their fast path where nobody says."""
+"""Whether parts may take their fast path."""
 
 import os
 
 
-def enabled_by_default():
-    """Tell whether fast paths are on.
+def is_allowed():
+    """Tell whether fast paths may be taken.
 
     They give the same numbers as the plain ones up to rounding. The
-    environment variable ``MERIT_FAST_PATH=0`` turns them off, to look for the
-    cause of a difference.
+    environment variable ``MERIT_FAST_PATH=0`` turns them off wherever they
+    are, to look for the cause of a difference.
 
     Returns
     -------
@@ -17,7 +17,7 @@ def enabled_by_default():
 
     Example
     -------
-    >>> enabled_by_default() in (True, False)
+    >>> is_allowed() in (True, False)
     True
     """
     return os.environ.get("MERIT_FAST_PATH", "1") != "0"

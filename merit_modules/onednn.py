@@ -1,4 +1,4 @@
-"""Linear layers by oneDNN, for inference on a CPU in fp32.
+"""Linear layers by oneDNN, on a CPU in fp32.
 
 PyTorch gives fp32 matrix products to MKL, which is slow on processors of other
 makers; convolutions go to oneDNN. This gives it products, too, by the operator
@@ -7,6 +7,10 @@ that torch.compile puts in their place. Weights stay where and as they are.
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
+
+from merit_modules.fast_path import is_allowed
+from merit_modules.prepacked import PrepackedLinear
 
 #: Below this many multiply-accumulates other costs prevail.
 MIN_MACS = 2**20
@@ -38,6 +42,8 @@ def apply(layer, x, gelu=False):
     ...     torch.allclose(apply(layer, x), layer(x), atol=1e-5)
     True
     """
+    if type(layer) is PrepackedLinear and not layer._forward_hooks:
+        return layer(x, gelu)
     # Whoever listens in must be called.
     is_plain = type(layer) is nn.Linear and not (
         layer._forward_hooks or layer._forward_pre_hooks
@@ -78,7 +84,40 @@ def linear(x, weight, bias, gelu=False):
     return nn.functional.gelu(x) if gelu else x
 
 
-def _multiply(x, weight, bias, gelu):
+class _Product(torch.autograd.Function):
+    """The product in training: the gradient of the weight stays with MKL."""
+
+    @staticmethod
+    def forward(x, weight, bias):
+        product = _multiply(x, weight, bias)
+        # oneDNN's result passes for a view, which nothing may change in place.
+        return torch.ops.aten._unsafe_view(product, product.shape)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, weight, bias = inputs
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        x, weight = ctx.saved_tensors
+        of_x = of_weight = of_bias = None
+        if ctx.needs_input_grad[0]:
+            of_x = _multiply(gradient, weight.t(), None)
+        gradient = gradient.reshape(-1, gradient.shape[-1])
+        if ctx.needs_input_grad[1]:
+            of_weight = gradient.t() @ x.reshape(-1, x.shape[-1])
+        if ctx.needs_input_grad[2]:
+            of_bias = gradient.sum(dim=0)
+        return of_x, of_weight, of_bias
+
+
+def _multiply(x, weight, bias, gelu=False):
+    needed = (t is not None and t.requires_grad for t in (x, weight, bias))
+    if torch.is_grad_enabled() and any(needed):
+        x = _Product.apply(x, weight, bias)
+        return nn.functional.gelu(x) if gelu else x
     after = ("gelu", [], "none") if gelu else ("none", [], "")
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *after)
 
@@ -87,13 +126,31 @@ def _is_possible(x, weight):
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
-        and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
+        and is_available()
+        and not is_traced()
+        and x.shape[:-1].numel() * weight.numel() >= MIN_MACS
+    )
+
+
+def is_available():
+    """Tell whether oneDNN is there and may be used.
+
+    Returns
+    -------
+    bool
+        Whether products can be given to it.
+
+    Example
+    -------
+    >>> is_available() in (True, False)
+    True
+    """
+    return (
+        is_allowed()
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and not is_traced()
-        and x.shape[:-1].numel() * weight.numel() >= MIN_MACS
     )
 
 

@@ -101,7 +101,7 @@ def load_folder(folder, **changes):
 
 
 def encoder_of(
-    folder, padding_rule="exact", fast=None, checkpoint_layers=False
+    folder, padding_rule="exact", fast=True, checkpoint_layers=False
 ):
     """Take the SSL encoder out of a folder, with its weights.
 
@@ -111,7 +111,7 @@ def encoder_of(
         What :func:`save_folder` wrote. It may lack other parts.
     padding_rule : str
         See :mod:`merit_modules.padding`.
-    fast : bool, optional
+    fast : bool
         See :class:`~merit_modules.ssl_encoder.SSLEncoder`.
     checkpoint_layers : bool
         See :class:`~merit_modules.ssl_encoder.SSLEncoder`.

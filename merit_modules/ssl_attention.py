@@ -219,9 +219,13 @@ def _attend_apart(query, key, value, batch, gate, bias, n_heads, dropout, span):
             else:
                 mixed = _attend_all(*asked, dropout)
             heads.append(mixed.transpose(0, 1))
-        utterances.append(torch.cat(heads, dim=1).flatten(1))
+        utterances.append(_joined(heads, dim=1).flatten(1))
         start += length
-    return torch.cat(utterances)
+    return _joined(utterances)
+
+
+def _joined(parts, dim=0):
+    return torch.cat(parts, dim) if len(parts) > 1 else parts[0]
 
 
 def _attend_all(query, key, value, gate, bias, dropout):

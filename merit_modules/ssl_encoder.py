@@ -17,7 +17,7 @@ from torch import nn
 
 from merit_modules import onednn, ssl_front_end, ssl_plain, ssl_transformer
 from merit_modules.errors import InputError
-from merit_modules.fast_path import enabled_by_default
+from merit_modules.fast_path import is_allowed
 from merit_modules.filterbank import mel_gabor_filters
 from merit_modules.packing import PackedBatch
 from merit_modules.padding import check_rule, released_frames
@@ -78,11 +78,11 @@ class SSLEncoder(nn.Module):
     padding_rule : str
         ``exact``, or ``released`` as in the authors' code; see
         :mod:`merit_modules.padding`. A whole system follows its encoder's.
-    fast : bool, optional
+    fast : bool
         Whether to arrange the computation to be fast: without padding, and,
-        on a CPU, with less memory. None: as
-        :func:`~merit_modules.fast_path.enabled_by_default` says. A model with
-        batch norm before its position convolution always takes the plain path.
+        on a CPU, with less memory. A model with batch norm before its
+        position convolution always takes the plain path; so do all where
+        :func:`~merit_modules.fast_path.is_allowed` says no.
     checkpoint_layers : bool
         In training, keep only the layers' outputs and compute the rest again
         in the backward pass: less memory, more time.
@@ -112,7 +112,7 @@ class SSLEncoder(nn.Module):
         model,
         train_front_end=False,
         padding_rule="exact",
-        fast=None,
+        fast=True,
         checkpoint_layers=False,
         attention_span_s=None,
     ):
@@ -132,19 +132,18 @@ class SSLEncoder(nn.Module):
         model.config.layerdrop = 0.0
         self.set_frozen(False)
 
-    def arrange(self, fast=None, checkpoint_layers=False):
+    def arrange(self, fast=True, checkpoint_layers=False):
         """Choose how to compute; the numbers stay the same.
 
         Arguments
         ---------
-        fast : bool, optional
+        fast : bool
             As the constructor takes it.
         checkpoint_layers : bool
             As the constructor takes it.
         """
-        fast = enabled_by_default() if fast is None else fast
         batch_norm = getattr(self.model.config, "conv_pos_batch_norm", False)
-        self.fast = fast and not batch_norm
+        self.fast = fast and is_allowed() and not batch_norm
         if checkpoint_layers != getattr(self, "checkpoint_layers", False):
             _checkpoint_plain(self.model, checkpoint_layers)
         self.checkpoint_layers = checkpoint_layers
@@ -376,7 +375,7 @@ class PretrainedSSLEncoder(SSLEncoder):
         See :class:`SSLEncoder`.
     padding_rule : str
         See :class:`SSLEncoder`.
-    fast : bool, optional
+    fast : bool
         See :class:`SSLEncoder`.
     checkpoint_layers : bool
         See :class:`SSLEncoder`.
@@ -404,7 +403,7 @@ class PretrainedSSLEncoder(SSLEncoder):
         save_path=None,
         train_front_end=False,
         padding_rule="exact",
-        fast=None,
+        fast=True,
         checkpoint_layers=False,
         attention_span_s=None,
     ):
@@ -444,7 +443,7 @@ class RandomSSLEncoder(SSLEncoder):
         of noise: with little data, what it would have to learn first.
     padding_rule : str
         See :class:`SSLEncoder`.
-    fast : bool, optional
+    fast : bool
         See :class:`SSLEncoder`.
     checkpoint_layers : bool
         See :class:`SSLEncoder`.
@@ -470,7 +469,7 @@ class RandomSSLEncoder(SSLEncoder):
         train_front_end=True,
         filterbank=False,
         padding_rule="exact",
-        fast=None,
+        fast=True,
         checkpoint_layers=False,
         attention_span_s=None,
     ):

@@ -12,8 +12,8 @@ from transformers.activations import GELUActivation
 
 from merit_modules import onednn, ssl_plain
 
-#: Values that the first layer may make at once: 16 MiB.
-BLOCK_SIZE = 2**22
+#: Values that the first layer may make at once: 8 MiB.
+BLOCK_SIZE = 2**21
 
 
 def encode_waves(conv_layers, wavs, n_samples, n_frames, n_rows):
@@ -131,9 +131,13 @@ def _apply(layer, weight, rows):
     kernel, stride = layer.conv.kernel_size[0], layer.conv.stride[0]
     windows = rows.unfold(0, kernel, stride).transpose(1, 2).flatten(1)
     norm = _norm_of(layer)
+    with_gelu = isinstance(layer.activation, GELUActivation)
     if isinstance(norm, nn.LayerNorm):
-        return layer.activation(norm(onednn.linear(windows, *weight)))
+        rows = norm(onednn.linear(windows, *weight))
+        if with_gelu and not rows.requires_grad:
+            return torch.ops.aten.gelu_(rows)
+        return layer.activation(rows)
     # With a norm over time, or none: in the weights or absent.
-    if isinstance(layer.activation, GELUActivation):
+    if with_gelu:
         return onednn.linear(windows, *weight, gelu=True)
     return layer.activation(onednn.linear(windows, *weight))

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.activations import GELUActivation
 
 from merit_modules import onednn
+from merit_modules.prepacked import PrepackedPositions
 from merit_modules.ssl_attention import attend, bias_size, distance_bias
 
 
@@ -75,6 +76,8 @@ def _positions(embed, frames, batch):
     """Convolve each utterance over time; zeros lie around it."""
     if batch.lengths is None:
         return embed(frames)
+    if isinstance(embed, PrepackedPositions):
+        return embed.convolve(frames, batch.lengths)
     if len(batch.lengths) == 1:
         return embed(frames[None])[0]
     # All in one row, as far apart as the convolution sees.

@@ -199,7 +199,7 @@ def test_what_is_quantised_and_what_is_not():
 def test_outputs_are_near_those_of_fp32(model_type, fast_path):
     torch.manual_seed(0)
     system = tiny_system(model_type)
-    system.ssl_encoder.fast_path = fast_path
+    system.ssl_encoder.arrange(fast=fast_path)
     wavs, lens = wavs_of()
     with torch.no_grad():
         expected = system(wavs, lens)

@@ -31,6 +31,7 @@ from merit_modules.inference.windows import (
     Windowing,
     latency,
 )
+from merit_modules.prepacking import can_prepack, prepack_
 from merit_modules.pretrained import HPARAMS_FILE
 from merit_modules.quantization import check_device, is_quantized, quantize_
 from merit_modules.shapes import absolute_lengths, valid_mask
@@ -126,6 +127,7 @@ class SparseMERIT(Pretrained):
         savedir=None,
         local_strategy=None,
         int8=False,
+        prepack=True,
         **kwargs,
     ):
         """Load a model from a folder or from the hub.
@@ -149,6 +151,11 @@ class SparseMERIT(Pretrained):
             Quantise the linear layers after loading, for CPUs; see
             :mod:`merit_modules.quantization`. A folder that was exported with
             ``--int8`` is quantised anyway.
+        prepack : bool
+            Arrange the weights after loading as a CPU reads them fastest; see
+            :mod:`merit_modules.prepacking`. The model can then neither be
+            trained nor moved nor saved. Has no effect on a GPU, in another
+            precision than fp32, or with ``freeze_params=False``.
         **kwargs : dict
             As SpeechBrain takes them: ``run_opts={"device": "cuda"}``,
             ``overrides``...
@@ -187,6 +194,10 @@ class SparseMERIT(Pretrained):
         if int8 or is_quantized(model.mods.system):
             check_device(model.device)
             quantize_(model.mods.system)
+        is_frozen = kwargs.get("freeze_params", True)
+        if prepack and is_frozen and model.precision == "fp32":
+            if can_prepack(model.mods.system):
+                prepack_(model.mods.system)
         return model
 
     # ---- batches ------------------------------------------------------

@@ -25,6 +25,7 @@ import torch
 import whole_system
 from baseline import Baseline, check_equal
 
+from merit_modules.prepacking import prepack_
 from merit_modules.quantization import quantize_
 
 TASKS = {"both": ("se", "ser"), "emotion": ("ser",), "speech": ("se",)}
@@ -63,13 +64,23 @@ def sparse_form(system):
     return infer
 
 
+def prepacked_form(system):
+    """Prepare a copy of it as a loaded model is prepared on a CPU."""
+    return sparse_form(prepack_(copy.deepcopy(system)))
+
+
 def int8_form(system):
     """Prepare a copy of it with linear layers in 8 bits."""
     return sparse_form(quantize_(copy.deepcopy(system)))
 
 
 #: Name to what makes a callable of a system: (wavs, wav_lens, tasks).
-FORMS = {"baseline": baseline_form, "sparse": sparse_form, "int8": int8_form}
+FORMS = {
+    "baseline": baseline_form,
+    "sparse": sparse_form,
+    "prepacked": prepacked_form,
+    "int8": int8_form,
+}
 
 
 def measure_one(forms, n_wavs, seconds, tasks, options):
@@ -141,7 +152,7 @@ def main(arguments=None):
         "--forms",
         nargs="+",
         choices=list(FORMS),
-        default=["baseline", "sparse"],
+        default=["baseline", "prepacked"],
     )
     parser.add_argument(
         "--tasks", nargs="+", choices=list(TASKS), default=["both", "emotion"]

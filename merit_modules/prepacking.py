@@ -1,0 +1,99 @@
+"""Prepare a system for inference on a CPU, once and for all."""
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from merit_modules import onednn
+from merit_modules.norm_folding import fold_norms_
+from merit_modules.prepacked import PrepackedLinear, PrepackedPositions
+from merit_modules.routers import TopKRouter
+from merit_modules.ssl_encoder import SSLEncoder
+
+#: Weights below this number gain nothing.
+MIN_WEIGHTS = 2**14
+
+
+def can_prepack(system):
+    """Tell whether a system can be prepacked.
+
+    Arguments
+    ---------
+    system : torch.nn.Module
+        A system.
+
+    Returns
+    -------
+    bool
+        Whether all its weights are on a CPU, its floating-point ones in fp32,
+        its SSL encoders take their fast path, and this machine has oneDNN.
+
+    Example
+    -------
+    >>> from merit_modules.tiny import tiny_system
+    >>> can_prepack(tiny_system().double())
+    False
+    """
+    return (
+        onednn.is_available()
+        and all(
+            weight.device.type == "cpu" and weight.dtype == torch.float32
+            for weight in system.parameters()
+        )
+        and all(
+            part.fast
+            for part in system.modules()
+            if isinstance(part, SSLEncoder)
+        )
+    )
+
+
+@torch.no_grad()
+def prepack_(system):
+    """Arrange a system's weights, in place, for inference on a CPU.
+
+    Large linear layers are sorted for oneDNN, position convolutions become
+    products of spectra, norms before the experts are folded into them. The
+    results are the same up to rounding. The system can then neither be trained
+    nor moved nor saved.
+
+    Arguments
+    ---------
+    system : torch.nn.Module
+        A system for which :func:`can_prepack` holds.
+
+    Returns
+    -------
+    torch.nn.Module
+        The system.
+
+    Example
+    -------
+    >>> from merit_modules.tiny import tiny_system
+    >>> system, wavs = tiny_system(), torch.randn(1, 8000)
+    >>> before = system(wavs).logits
+    >>> torch.allclose(prepack_(system)(wavs).logits, before, atol=1e-5)
+    True
+    """
+    for part in system.modules():
+        fold_norms_(part)
+    _prepack_below(system)
+    return system.requires_grad_(False)
+
+
+def _prepack_below(module):
+    for name, child in module.named_children():
+        if isinstance(child, TopKRouter):
+            continue
+        if type(child) is nn.Linear:
+            if child.weight.numel() >= MIN_WEIGHTS:
+                setattr(module, name, PrepackedLinear(child))
+        elif name == "pos_conv_embed" and _is_weight_normed(child):
+            setattr(module, name, PrepackedPositions(child))
+        else:
+            _prepack_below(child)
+
+
+def _is_weight_normed(embed):
+    conv = getattr(embed, "conv", None)
+    return isinstance(conv, nn.Conv1d) and parametrize.is_parametrized(conv)
