@@ -343,7 +343,7 @@ def test_inference_is_compared_with_the_baseline(run_benchmark, padding):
     module, result, table = run_benchmark(
         "inference",
         f"{SMALL} --seconds 0.5 1 --batch 2 {padding} "
-        "--forms baseline sparse int8",
+        "--forms baseline sparse prepacked int8",
     )
     assert table[0] == [heading for heading, _, _ in module.COLUMNS]
     rows = result["rows"]
@@ -416,13 +416,15 @@ def test_the_ssl_encoder_is_compared_with_transformers(
         "transformers",
         "plain",
         "fast",
+        *(["prepacked"] if onednn.is_available() else []),
     ]
     for row, line in zip(result["rows"], lines[2:]):
         assert line.startswith(f"| {row['form']} |")
         assert row["median_s"] > 0 and row["floor_ratio"] > 0
-    theirs, plain, fast = result["rows"]
+    theirs, plain, *fast = result["rows"]
     assert theirs["time_ratio"] == 1.0 and theirs["max_error"] is None
-    assert plain["max_error"] == 0.0 and fast["max_error"] < 1e-4
+    assert plain["max_error"] == 0.0
+    assert all(row["max_error"] < 1e-4 for row in fast)
     assert result["floor_s"] > 0
 
 

@@ -234,7 +234,7 @@ def share_weights(plain, module):
 
 
 @torch.no_grad()
-def check_equal(system, wavs, wav_lens, atol=1e-4):
+def check_equal(system, wavs, wav_lens, baseline=None, atol=1e-4):
     """Make sure that a system gives what the baseline gives.
 
     Decisions and logits are compared for all utterances; enhanced speech for
@@ -248,6 +248,8 @@ def check_equal(system, wavs, wav_lens, atol=1e-4):
         Waveforms (B, N).
     wav_lens : torch.Tensor
         Relative lengths (B,).
+    baseline : Baseline, optional
+        One with the same weights; made of the system by default.
     atol : float
         Largest difference of an output.
 
@@ -261,7 +263,8 @@ def check_equal(system, wavs, wav_lens, atol=1e-4):
     RuntimeError
         If anything differs more, or a frame has another expert.
     """
-    theirs, ours = Baseline(system)(wavs, wav_lens), system(wavs, wav_lens)
+    baseline = Baseline(system) if baseline is None else baseline
+    theirs, ours = baseline(wavs, wav_lens), system(wavs, wav_lens)
     enhanced = system.enhanced_wavs(ours, wavs.shape[1])
     for task, index in theirs.expert_index.items():
         valid, mine = ours.mixture.valid, ours.mixture.expert_map(task)

@@ -9,6 +9,7 @@ that what the machine does meanwhile meets all of them:
 transformers  WavLMModel as it comes, all hidden states, an attention mask
 plain         this project's encoder with fast=False
 fast          the fast path
+prepacked     the same with weights arranged for inference (on a CPU)
 
 The floor is what the matrix products of the valid frames would take at the
 rate of a plain product (torch.mm) of the feed-forward layers' shape, measured
@@ -17,6 +18,7 @@ be faster than torch.mm.
 """
 
 import argparse
+import copy
 import statistics
 import sys
 
@@ -33,6 +35,7 @@ from common import (
 )
 
 from merit_modules.cost import count_macs
+from merit_modules.prepacking import can_prepack, prepack_
 from merit_modules.shapes import absolute_lengths, valid_mask
 from merit_modules.ssl_encoder import SSLEncoder
 
@@ -93,6 +96,9 @@ def make_forms(model, wavs, wav_lens):
         for name, fast in (("plain", False), ("fast", True))
     }
 
+    if can_prepack(encoders["fast"]):
+        encoders["prepacked"] = prepack_(copy.deepcopy(encoders["fast"]))
+
     def as_it_comes():
         mask = samples.long() if is_padded else None
         return model(wavs, mask, output_hidden_states=True).hidden_states
@@ -109,13 +115,16 @@ def largest_errors(forms, n_frames):
     transformers' own class is left out: it norms the last layer of large
     style and, in base style, sees the padding.
     """
-    expected, errors = forms["plain"](), {"plain": 0.0}
-    errors["fast"] = max(
-        (a[i, :count] - b[i, :count]).abs().max().item()
-        for a, b in zip(forms["fast"](), expected, strict=True)
-        for i, count in enumerate(n_frames.tolist())
-    )
-    return errors
+    expected = forms["plain"]()
+    return {
+        name: max(
+            (a[i, :count] - b[i, :count]).abs().max().item()
+            for a, b in zip(form(), expected, strict=True)
+            for i, count in enumerate(n_frames.tolist())
+        )
+        for name, form in forms.items()
+        if name != "transformers"
+    }
 
 
 def needed_macs(encoder, wavs, wav_lens):
