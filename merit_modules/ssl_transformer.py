@@ -13,6 +13,10 @@ from merit_modules import onednn
 from merit_modules.prepacked import PrepackedPositions
 from merit_modules.ssl_attention import attend, bias_size, distance_bias
 
+#: Frames that a feed-forward part takes at once in inference: what it widens
+#: them to is memory that the system hands out anew where it is large.
+MAX_ROWS = 512
+
 
 def layer_outputs(encoder, frames, batch, checkpoint_layers=False, span=None):
     """Give the transformer's input, then the output of each layer.
@@ -108,6 +112,13 @@ def _apply_norm_last(layer, frames, batch, bias, span):
 
 
 def _feed_forward(part, frames):
+    if torch.is_grad_enabled() or frames.dim() == 3 or len(frames) <= MAX_ROWS:
+        return _feed(part, frames)
+    n_blocks = -(-len(frames) // MAX_ROWS)
+    return torch.cat([_feed(part, x) for x in frames.tensor_split(n_blocks)])
+
+
+def _feed(part, frames):
     activation, dropout = part.intermediate_act_fn, part.intermediate_dropout
     with_gelu = isinstance(activation, GELUActivation)
     frames = onednn.apply(part.intermediate_dense, frames, gelu=with_gelu)

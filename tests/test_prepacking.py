@@ -13,6 +13,7 @@ from merit_modules import onednn
 from merit_modules.errors import InputError
 from merit_modules.fast_path import is_allowed
 from merit_modules.inference import SparseMERIT
+from merit_modules.onnx_export.graph import graph_of
 from merit_modules.prepacked import PrepackedLinear, PrepackedPositions
 from merit_modules.prepacking import can_prepack, prepack_
 from merit_modules.pretrained import save_folder
@@ -150,10 +151,12 @@ def test_moves_are_refused(change, what):
         prepack_(wide_system()).to(**change)
 
 
-def test_training_and_saving_are_refused():
+def test_training_saving_and_export_are_refused():
     system = prepack_(wide_system())
     with pytest.raises(InputError, match="saving weights: a prepacked"):
         system.state_dict()
+    with pytest.raises(InputError, match="export: got a prepacked system"):
+        graph_of(system)
     layer = PrepackedLinear(nn.Linear(8, 8))
     with pytest.raises(InputError, match="gradients: a prepacked"):
         layer(torch.randn(2, 8, requires_grad=True))

@@ -22,6 +22,7 @@ from merit_modules.onnx_export.products import (
     magnitude,
     with_noisy_phase,
 )
+from merit_modules.prepacked import Prepacked
 from merit_modules.quantization import Int8Linear
 from merit_modules.system import JointSystem
 
@@ -302,6 +303,11 @@ def graph_of(system):
         raise InputError(
             "export: expected fp32 weights, got a system with int8 layers: "
             "export the one that it was made of, with int8=True"
+        )
+    if any(isinstance(part, Prepacked) for part in system.modules()):
+        raise InputError(
+            "export: got a prepacked system: expected one of load_folder(), or "
+            "of from_hparams(..., prepack=False)"
         )
     if isinstance(system, CascadeSystem):
         if system.front_end is None:
