@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 HPARAMS ?= hparams/sparse_merit.yaml
 ARGS ?=
+# A file of tests runs in one process; more than four gain little.
+PYTEST := pytest -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: train test lint setup clean
 
@@ -17,7 +19,7 @@ train: $(READY)
 test: $(READY)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m $(PYTEST) $(ARGS)
 
 lint: $(READY)
 	$(BIN)/python -m ruff check --fix .

@@ -17,6 +17,7 @@ the same), 2 after an error in the command itself, 130 if interrupted.
 import argparse
 import hashlib
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -31,6 +32,7 @@ from merit_modules.summary_table import summary_table
 
 RECORD = "run.json"  # what a run's folder was made with, and whether whole
 LOG = "run.log"
+THREADS = "OMP_NUM_THREADS"
 #: Options that change nothing but where and how fast a run goes.
 HARMLESS = {"device", "num_workers", "num_metric_workers", "noprogressbar"}
 
@@ -108,7 +110,11 @@ def parse_arguments(argv):
     parser.add_argument("--seeds", help="such as 1-3 or 1,2")
     several = parser.add_mutually_exclusive_group()
     several.add_argument(
-        "--parallel", type=int, default=1, metavar="N", help="runs at a time"
+        "--parallel",
+        type=int,
+        default=1,
+        metavar="N",
+        help="runs at a time, which share the cores",
     )
     several.add_argument("--gpus", help="such as 0,1: a run at a time on each")
     parser.add_argument("--out", help="folder for all runs and the summary")
@@ -269,7 +275,11 @@ def slots_of(args):
         return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
     if args.parallel < 1:
         raise InputError(f"--parallel: expected 1 or more, got {args.parallel}")
-    return [{} for _ in range(args.parallel)]
+    share = {}
+    if args.parallel > 1 and THREADS not in os.environ:
+        # Each would take all cores, and wait for the others.
+        share = {THREADS: str(max(1, (os.cpu_count() or 1) // args.parallel))}
+    return [dict(share) for _ in range(args.parallel)]
 
 
 def run_unfinished(jobs, slots, command):

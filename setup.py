@@ -54,6 +54,6 @@ setup(
         "demo": ["gradio>=6.31,<7"],
         # Speaks the embedded corpus MiniEmo.
         "miniemo": ["espeakng-loader>=0.2"],
-        "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.6"],
+        "dev": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "ruff>=0.6"],
     },
 )

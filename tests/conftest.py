@@ -4,6 +4,12 @@ import os
 import sys
 from pathlib import Path
 
+# Processes of pytest-xdist share the cores. Before PyTorch is loaded.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    n_processes = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    n_threads = max(1, (os.cpu_count() or 1) // n_processes)
+    os.environ.setdefault("OMP_NUM_THREADS", str(n_threads))
+
 import pytest
 import speechbrain  # noqa: F401  registers its lazy modules
 from speechbrain.utils.importutils import LazyModule

@@ -32,6 +32,13 @@ def runs(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Leave out the figures: drawing takes longer than all the rest."""
+    where = "merit_modules.report.__main__.draw_all"
+    monkeypatch.setattr(where, lambda *args: [])
+
+
 @pytest.fixture(scope="module")
 def report(runs, tmp_path_factory):
     out = tmp_path_factory.mktemp("report")
@@ -69,6 +76,7 @@ def test_columns_are_snrs_by_noise_with_means(report):
     ]
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(
     "test", ["bootstrap", "permutation", "subsets", "mcnemar", "wilcoxon"]
 )

@@ -1,5 +1,6 @@
 """Folds and seeds in one command: what runs, what is skipped, what is said."""
 
+import argparse
 import doctest
 import json
 import os
@@ -254,6 +255,21 @@ def test_runs_side_by_side(stub):
         for path in (stub / "out").rglob("starts.txt")
     ]
     assert max(times) - min(times) < 0.9
+
+
+def test_runs_side_by_side_share_the_cores(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+    def slots(n_parallel):
+        args = argparse.Namespace(gpus=None, parallel=n_parallel)
+        return run_folds.slots_of(args)
+
+    assert slots(1) == [{}]
+    assert slots(3) == [{"OMP_NUM_THREADS": "2"}] * 3
+    assert slots(9) == [{"OMP_NUM_THREADS": "1"}] * 9
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")  # whoever said so knows
+    assert slots(3) == [{}] * 3
 
 
 @pytest.fixture
