@@ -15,6 +15,9 @@ from merit_modules.prepacked import PrepackedLinear
 #: Below this many multiply-accumulates other costs prevail.
 MIN_MACS = 2**20
 
+#: From this number of weights on, oneDNN is faster at their gradient, too.
+LARGE_WEIGHT = 2**22
+
 
 def apply(layer, x, gelu=False):
     """Apply a linear layer.
@@ -85,7 +88,7 @@ def linear(x, weight, bias, gelu=False):
 
 
 class _Product(torch.autograd.Function):
-    """The product in training: the gradient of the weight stays with MKL."""
+    """The product in training."""
 
     @staticmethod
     def forward(x, weight, bias):
@@ -107,7 +110,11 @@ class _Product(torch.autograd.Function):
             of_x = _multiply(gradient, weight.t(), None)
         gradient = gradient.reshape(-1, gradient.shape[-1])
         if ctx.needs_input_grad[1]:
-            of_weight = gradient.t() @ x.reshape(-1, x.shape[-1])
+            rows = x.reshape(-1, x.shape[-1])
+            if weight.numel() >= LARGE_WEIGHT:
+                of_weight = _multiply(gradient.t(), rows.t(), None)
+            else:
+                of_weight = gradient.t() @ rows
         if ctx.needs_input_grad[2]:
             of_bias = gradient.sum(dim=0)
         return of_x, of_weight, of_bias

@@ -68,6 +68,18 @@ def test_gradients(shape, trained, gelu, products):
     assert len(products) == n_products
 
 
+def test_the_gradient_of_large_weights(products, monkeypatch):
+    monkeypatch.setattr(onednn, "LARGE_WEIGHT", 24 * 16)
+    torch.manual_seed(0)
+    inputs = [torch.randn(shape) for shape in ((2, 7, 16), (24, 16), (24,))]
+    inputs = [x.requires_grad_() for x in inputs]
+    expected = gradients(nn.functional.linear, *inputs)
+    found = gradients(onednn.linear, *inputs)
+    assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    # Two calls of the first, as it is called anew without a graph.
+    assert products == [(24, 16), (24, 16), (16, 24), (16, 14)]
+
+
 def test_gradients_without_bias():
     x, weight = torch.randn(3, 8, requires_grad=True), torch.randn(4, 8)
     result, (gradient,) = gradients(onednn.linear, x, weight, None)
