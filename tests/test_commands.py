@@ -568,9 +568,10 @@ def wait_for_rows(process, path, n_rows):
 def test_killed_interrupted_and_finished(model, tmp_path, capsys):
     corpus, out = tmp_path / "in", tmp_path / "out"
     first = write(corpus / "000.wav", 40000)
-    for i in range(1, 120):
+    for i in range(1, 180):
         shutil.copy(first, corpus / f"{i:03}.wav")
     command = ["analyze", corpus, "--model", model, "--out", out]
+    command += ["--batch-seconds", "5"]  # two files: rows come bit by bit
     process = start(*command)
     wait_for_rows(process, out / "results.jsonl", 5)
     process.kill()
@@ -580,7 +581,7 @@ def test_killed_interrupted_and_finished(model, tmp_path, capsys):
         if row["state"] == "done":
             done[row["file"]] = times(out, row)
     n_done = len(done)
-    assert 3 < n_done < 120
+    assert 3 < n_done < 180
 
     process = start(*command, "--jobs", "2")
     wait_for_rows(process, out / "results.jsonl", n_done + 10)
@@ -591,7 +592,7 @@ def test_killed_interrupted_and_finished(model, tmp_path, capsys):
 
     assert run(*command) == 0
     files = [row["file"] for row in rows_of(out)]
-    assert len(files) == len(set(files)) == 120
+    assert len(files) == len(set(files)) == 180
     for row in JsonRows(out / "log.jsonl"):
         if row["file"] in done:
             assert times(out, row) == done[row["file"]]
