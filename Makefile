@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 HPARAMS ?= hparams/sparse_merit.yaml
 ARGS ?=
-# A file of tests runs in one process; more than four gain little.
+# Side by side, a file of tests in one process. Each makes data of its own.
 PYTEST := pytest -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: train test lint setup clean

@@ -26,7 +26,7 @@ from typing import NamedTuple
 from merit_modules.data.manifest import write_atomically
 from merit_modules.errors import InputError
 from merit_modules.hparams import compose, parse_overrides
-from merit_modules.processes import Task, run_tasks
+from merit_modules.processes import Task, run_tasks, threads_each
 from merit_modules.summary import read_run, summarise_runs
 from merit_modules.summary_table import summary_table
 
@@ -278,7 +278,7 @@ def slots_of(args):
     share = {}
     if args.parallel > 1 and THREADS not in os.environ:
         # Each would take all cores, and wait for the others.
-        share = {THREADS: str(max(1, (os.cpu_count() or 1) // args.parallel))}
+        share = {THREADS: str(threads_each(args.parallel))}
     return [dict(share) for _ in range(args.parallel)]
 
 

@@ -10,7 +10,6 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from merit_modules.fast_path import is_allowed
-from merit_modules.prepacked import PrepackedLinear
 
 #: Below this many multiply-accumulates other costs prevail.
 MIN_MACS = 2**20
@@ -26,7 +25,7 @@ def apply(layer, x, gelu=False):
     ---------
     layer : torch.nn.Module
         A layer. What is not exactly ``torch.nn.Linear``, as a quantised one,
-        is called as it is.
+        is called as it is; with ``gelu``, if it has ``takes_gelu``.
     x : torch.Tensor
         Frames (..., D).
     gelu : bool
@@ -45,14 +44,12 @@ def apply(layer, x, gelu=False):
     ...     torch.allclose(apply(layer, x), layer(x), atol=1e-5)
     True
     """
-    if type(layer) is PrepackedLinear and not layer._forward_hooks:
-        return layer(x, gelu)
-    # Whoever listens in must be called.
-    is_plain = type(layer) is nn.Linear and not (
-        layer._forward_hooks or layer._forward_pre_hooks
-    )
-    if is_plain and _is_possible(x, layer.weight):
-        return _multiply(x, layer.weight, layer.bias, gelu)
+    # Whoever listens in must be called, with what the layer alone gives.
+    if not (layer._forward_hooks or layer._forward_pre_hooks):
+        if type(layer) is nn.Linear:
+            return linear(x, layer.weight, layer.bias, gelu)
+        if getattr(layer, "takes_gelu", False):
+            return layer(x, gelu)
     x = layer(x)
     return nn.functional.gelu(x) if gelu else x
 
@@ -81,10 +78,42 @@ def linear(x, weight, bias, gelu=False):
     >>> linear(torch.ones(1, 2), torch.ones(3, 2), None)
     tensor([[2., 2., 2.]])
     """
-    if _is_possible(x, weight):
-        return _multiply(x, weight, bias, gelu)
-    x = nn.functional.linear(x, weight, bias)
+    needed = (t is not None and t.requires_grad for t in (x, weight, bias))
+    if not _is_possible(x, weight):
+        x = nn.functional.linear(x, weight, bias)
+    elif torch.is_grad_enabled() and any(needed):
+        x = _Product.apply(x, weight, bias)
+    else:
+        return multiply(x, weight, bias, gelu)
     return nn.functional.gelu(x) if gelu else x
+
+
+def multiply(x, weight, bias, gelu=False):
+    """Let oneDNN multiply, whatever the sizes, without a gradient.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        Frames (..., D), fp32 on a CPU.
+    weight : torch.Tensor
+        Weight (E, D), or what oneDNN made of it.
+    bias : torch.Tensor or None
+        Bias (E,).
+    gelu : bool
+        Apply GELU in the same pass.
+
+    Returns
+    -------
+    torch.Tensor
+        Frames (..., E).
+
+    Example
+    -------
+    >>> multiply(torch.ones(1, 2), torch.ones(3, 2), None)
+    tensor([[2., 2., 2.]])
+    """
+    after = ("gelu", [], "none") if gelu else ("none", [], "")
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *after)
 
 
 class _Product(torch.autograd.Function):
@@ -92,7 +121,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(x, weight, bias):
-        product = _multiply(x, weight, bias)
+        product = multiply(x, weight, bias)
         # oneDNN's result passes for a view, which nothing may change in place.
         return torch.ops.aten._unsafe_view(product, product.shape)
 
@@ -107,26 +136,17 @@ class _Product(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         of_x = of_weight = of_bias = None
         if ctx.needs_input_grad[0]:
-            of_x = _multiply(gradient, weight.t(), None)
+            of_x = multiply(gradient, weight.t(), None)
         gradient = gradient.reshape(-1, gradient.shape[-1])
         if ctx.needs_input_grad[1]:
             rows = x.reshape(-1, x.shape[-1])
             if weight.numel() >= LARGE_WEIGHT:
-                of_weight = _multiply(gradient.t(), rows.t(), None)
+                of_weight = multiply(gradient.t(), rows.t(), None)
             else:
                 of_weight = gradient.t() @ rows
         if ctx.needs_input_grad[2]:
             of_bias = gradient.sum(dim=0)
         return of_x, of_weight, of_bias
-
-
-def _multiply(x, weight, bias, gelu=False):
-    needed = (t is not None and t.requires_grad for t in (x, weight, bias))
-    if torch.is_grad_enabled() and any(needed):
-        x = _Product.apply(x, weight, bias)
-        return nn.functional.gelu(x) if gelu else x
-    after = ("gelu", [], "none") if gelu else ("none", [], "")
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *after)
 
 
 def _is_possible(x, weight):

@@ -10,6 +10,7 @@ import copy
 import torch
 from torch import nn
 
+from merit_modules import onednn
 from merit_modules.errors import InputError
 
 
@@ -53,12 +54,10 @@ class Prepacked(nn.Module):
 
     def __deepcopy__(self, memo):
         # Weights do not change, and oneDNN's do not copy: they are shared.
-        kept = {
-            name: value
-            for name, value in vars(self).items()
-            if isinstance(value, torch.Tensor)
-        }
-        memo.update({id(value): value for value in kept.values()})
+        tensors = (
+            x for x in vars(self).values() if isinstance(x, torch.Tensor)
+        )
+        memo.update({id(tensor): tensor for tensor in tensors})
         clone = memo[id(self)] = type(self).__new__(type(self))
         vars(clone).update(copy.deepcopy(vars(self), memo))
         return clone
@@ -85,6 +84,8 @@ class PrepackedLinear(Prepacked):
     True
     """
 
+    #: GELU costs nothing in the same pass.
+    takes_gelu = True
     #: Rows that the order is chosen for; it hardly hangs on their number.
     N_ROWS = 512
 
@@ -102,25 +103,9 @@ class PrepackedLinear(Prepacked):
         return self.packed.to_dense()
 
     def forward(self, x, gelu=False):
-        """Apply the layer.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Frames (..., D).
-        gelu : bool
-            Apply GELU to the result.
-
-        Returns
-        -------
-        torch.Tensor
-            Frames (..., E).
-        """
+        """Apply the layer, in fp32; see :func:`~merit_modules.onednn.apply`."""
         self.check(x)
-        after = ("gelu", [], "none") if gelu else ("none", [], "")
-        return torch.ops.mkldnn._linear_pointwise(
-            x.detach(), self.packed, self.bias, *after
-        )
+        return onednn.multiply(x.float(), self.packed, self.bias, gelu)
 
     def extra_repr(self):
         """Say how large the layer is, when it is printed."""
@@ -133,7 +118,7 @@ class PrepackedPositions(Prepacked):
     """The position convolution of an SSL model as a product of spectra.
 
     A hundred taps over time: by overlap-save, with blocks of twice as many
-    frames, a twentieth of the operations is left.
+    frames, less than a twentieth of the operations is left.
 
     Arguments
     ---------
@@ -200,7 +185,7 @@ class PrepackedPositions(Prepacked):
         counts = [-(-length // hop) for length in lengths]
         blocks = [
             self._blocks(utterance, count, hop)
-            for utterance, count in zip(frames.detach().split(lengths), counts)
+            for utterance, count in zip(frames.float().split(lengths), counts)
         ]
         spectra = torch.fft.rfft(torch.cat(blocks))  # (blocks, D, bins)
         grouped = spectra.unflatten(1, (self.n_groups, -1)).permute(3, 1, 0, 2)

@@ -2,11 +2,14 @@
 
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
 
 from merit_modules import onednn
 from merit_modules.norm_folding import fold_norms_
-from merit_modules.prepacked import PrepackedLinear, PrepackedPositions
+from merit_modules.prepacked import (
+    Prepacked,
+    PrepackedLinear,
+    PrepackedPositions,
+)
 from merit_modules.routers import TopKRouter
 from merit_modules.ssl_encoder import SSLEncoder
 
@@ -60,7 +63,7 @@ def prepack_(system):
     Arguments
     ---------
     system : torch.nn.Module
-        A system for which :func:`can_prepack` holds.
+        A system; left as it is where :func:`can_prepack` says no.
 
     Returns
     -------
@@ -75,6 +78,8 @@ def prepack_(system):
     >>> torch.allclose(prepack_(system)(wavs).logits, before, atol=1e-5)
     True
     """
+    if not can_prepack(system):
+        return system
     for part in system.modules():
         fold_norms_(part)
     _prepack_below(system)
@@ -83,17 +88,12 @@ def prepack_(system):
 
 def _prepack_below(module):
     for name, child in module.named_children():
-        if isinstance(child, TopKRouter):
+        if isinstance(child, (TopKRouter, Prepacked)):
             continue
         if type(child) is nn.Linear:
             if child.weight.numel() >= MIN_WEIGHTS:
                 setattr(module, name, PrepackedLinear(child))
-        elif name == "pos_conv_embed" and _is_weight_normed(child):
+        elif name == "pos_conv_embed":
             setattr(module, name, PrepackedPositions(child))
         else:
             _prepack_below(child)
-
-
-def _is_weight_normed(embed):
-    conv = getattr(embed, "conv", None)
-    return isinstance(conv, nn.Conv1d) and parametrize.is_parametrized(conv)

@@ -19,6 +19,31 @@ _POLL_S = 0.1
 _TAIL_BYTES = 4096
 
 
+def threads_each(n_processes):
+    """Share this process's cores among others.
+
+    Arguments
+    ---------
+    n_processes : int
+        How many work at a time.
+
+    Returns
+    -------
+    int
+        Threads for each of them, 1 or more.
+
+    Example
+    -------
+    >>> threads_each(10_000)
+    1
+    """
+    if hasattr(os, "sched_getaffinity"):  # a batch system may allow a few
+        n_cores = len(os.sched_getaffinity(0))
+    else:
+        n_cores = os.cpu_count() or 1
+    return max(1, n_cores // n_processes)
+
+
 class Task(NamedTuple):
     """A command to run.
 

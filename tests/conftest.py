@@ -4,10 +4,11 @@ import os
 import sys
 from pathlib import Path
 
+from merit_modules.processes import threads_each
+
 # Processes of pytest-xdist share the cores. Before PyTorch is loaded.
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
-    n_processes = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-    n_threads = max(1, (os.cpu_count() or 1) // n_processes)
+    n_threads = threads_each(int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
     os.environ.setdefault("OMP_NUM_THREADS", str(n_threads))
 
 import pytest

@@ -111,6 +111,23 @@ def test_who_listens_in_is_called():
     assert_close(found, nn.functional.gelu(heard[0]))
 
 
+@torch.no_grad()
+def test_autocast_leaves_them_in_fp32():
+    system, (wavs, lens) = wide_system(), batch()
+    expected = prepack_(system)(wavs, lens).logits
+    with torch.autocast("cpu", torch.bfloat16):
+        found = system(wavs, lens).logits
+    assert_close(found.float(), expected, atol=0.05, rtol=0.05)
+
+
+@torch.no_grad()
+def test_a_second_time_changes_nothing():
+    system, (wavs, lens) = prepack_(wide_system()), batch()
+    parts, expected = list(system.modules()), system(wavs, lens).logits
+    assert [*prepack_(system).modules()] == parts
+    assert torch.equal(system(wavs, lens).logits, expected)
+
+
 def test_only_what_can_be_prepacked():
     system = tiny_system()
     assert can_prepack(system)
@@ -118,6 +135,8 @@ def test_only_what_can_be_prepacked():
     assert not can_prepack(nn.Sequential(nn.Linear(2, 2, device="meta")))
     system.ssl_encoder.arrange(fast=False)
     assert not can_prepack(system)
+    before = list(system.modules())
+    assert [*prepack_(system).modules()] == before
 
 
 @torch.no_grad()

@@ -258,7 +258,8 @@ def test_runs_side_by_side(stub):
 
 
 def test_runs_side_by_side_share_the_cores(monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    cores = set(range(8))
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: cores)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
     def slots(n_parallel):
@@ -268,6 +269,8 @@ def test_runs_side_by_side_share_the_cores(monkeypatch):
     assert slots(1) == [{}]
     assert slots(3) == [{"OMP_NUM_THREADS": "2"}] * 3
     assert slots(9) == [{"OMP_NUM_THREADS": "1"}] * 9
+    cores -= {0, 1, 2, 3}  # as a batch system does
+    assert slots(2) == [{"OMP_NUM_THREADS": "2"}] * 2
     monkeypatch.setenv("OMP_NUM_THREADS", "5")  # whoever said so knows
     assert slots(3) == [{}] * 3
 

@@ -31,7 +31,7 @@ from merit_modules.inference.windows import (
     Windowing,
     latency,
 )
-from merit_modules.prepacking import can_prepack, prepack_
+from merit_modules.prepacking import prepack_
 from merit_modules.pretrained import HPARAMS_FILE
 from merit_modules.quantization import check_device, is_quantized, quantize_
 from merit_modules.shapes import absolute_lengths, valid_mask
@@ -196,8 +196,7 @@ class SparseMERIT(Pretrained):
             quantize_(model.mods.system)
         is_frozen = kwargs.get("freeze_params", True)
         if prepack and is_frozen and model.precision == "fp32":
-            if can_prepack(model.mods.system):
-                prepack_(model.mods.system)
+            prepack_(model.mods.system)
         return model
 
     # ---- batches ------------------------------------------------------
