@@ -14,7 +14,7 @@ from merit_modules.task_features import (
 
 #: Frames that an expert takes at once in inference. Matrix products are no
 #: faster with more, and their copy takes memory.
-MAX_FRAMES = 1024
+MAX_FRAMES = 384
 
 
 class DispatchPlan(NamedTuple):

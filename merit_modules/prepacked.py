@@ -13,6 +13,9 @@ from torch import nn
 from merit_modules import onednn
 from merit_modules.errors import InputError
 
+#: Rows that an order is chosen for; it hardly hangs on their number.
+N_ROWS = 512
+
 
 class Prepacked(nn.Module):
     """A layer that is only good for inference on a CPU in fp32.
@@ -86,15 +89,13 @@ class PrepackedLinear(Prepacked):
 
     #: GELU costs nothing in the same pass.
     takes_gelu = True
-    #: Rows that the order is chosen for; it hardly hangs on their number.
-    N_ROWS = 512
 
     def __init__(self, linear):
         super().__init__(linear.bias)
         self.in_features = linear.in_features
         self.out_features = linear.out_features
         self.packed = torch.ops.mkldnn._reorder_linear_weight(
-            linear.weight.detach(), self.N_ROWS
+            linear.weight.detach(), N_ROWS
         )
 
     @property
@@ -112,6 +113,114 @@ class PrepackedLinear(Prepacked):
         return (
             f"in_features={self.in_features}, out_features={self.out_features}"
         )
+
+
+class PrepackedConvolution(Prepacked):
+    """A strided convolution as a product of windows with weights.
+
+    Arguments
+    ---------
+    conv : torch.nn.Conv1d
+        The convolution, without padding or groups.
+
+    Example
+    -------
+    >>> conv, waves = nn.Conv1d(4, 8, 3, stride=2), torch.randn(2, 4, 9)
+    >>> found = PrepackedConvolution(conv)(waves)
+    >>> torch.allclose(found, conv(waves), atol=1e-5)
+    True
+    """
+
+    def __init__(self, conv):
+        super().__init__(conv.bias)
+        self.in_channels = conv.in_channels
+        self.out_channels = conv.out_channels
+        self.kernel_size, self.stride = conv.kernel_size, conv.stride
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(
+            window_weight(conv).detach(), N_ROWS
+        )
+
+    def forward(self, waves):
+        """Convolve.
+
+        Arguments
+        ---------
+        waves : torch.Tensor
+            Channels over time (B, C, N).
+
+        Returns
+        -------
+        torch.Tensor
+            Channels over time (B, E, T).
+        """
+        size = self.kernel_size[0], self.stride[0]
+        windows = torch.stack(
+            [windows_of(wave.T, *size) for wave in waves.unbind()]
+        )
+        return self.multiply(windows).transpose(1, 2)
+
+    def multiply(self, windows, gelu=False):
+        """Multiply windows that were cut out.
+
+        Arguments
+        ---------
+        windows : torch.Tensor
+            Windows (..., K * C), as :func:`windows_of` cuts them.
+        gelu : bool
+            Apply GELU to the result.
+
+        Returns
+        -------
+        torch.Tensor
+            Frames (..., E).
+        """
+        self.check(windows)
+        return onednn.multiply(windows.float(), self.packed, self.bias, gelu)
+
+
+def windows_of(frames, kernel, stride):
+    """Cut out what each frame of a convolution sees.
+
+    Arguments
+    ---------
+    frames : torch.Tensor
+        Frames (N, C).
+    kernel, stride : int
+        Of the convolution.
+
+    Returns
+    -------
+    torch.Tensor
+        Windows (T, K * C): taps outside, channels inside.
+
+    Example
+    -------
+    >>> windows_of(torch.arange(5.0)[:, None], kernel=3, stride=2)
+    tensor([[0., 1., 2.],
+            [2., 3., 4.]])
+    """
+    return frames.unfold(0, kernel, stride).transpose(1, 2).flatten(1)
+
+
+def window_weight(conv):
+    """Turn a convolution's weights into those of its windows.
+
+    Arguments
+    ---------
+    conv : torch.nn.Conv1d
+        The convolution.
+
+    Returns
+    -------
+    torch.Tensor
+        Weights (E, K * C), in the order of :func:`windows_of`.
+
+    Example
+    -------
+    >>> window_weight(nn.Conv1d(4, 8, 3)).shape
+    torch.Size([8, 12])
+    """
+    return conv.weight.transpose(1, 2).flatten(1)
 
 
 class PrepackedPositions(Prepacked):

@@ -7,6 +7,7 @@ from merit_modules import onednn
 from merit_modules.norm_folding import fold_norms_
 from merit_modules.prepacked import (
     Prepacked,
+    PrepackedConvolution,
     PrepackedLinear,
     PrepackedPositions,
 )
@@ -55,10 +56,10 @@ def can_prepack(system):
 def prepack_(system):
     """Arrange a system's weights, in place, for inference on a CPU.
 
-    Large linear layers are sorted for oneDNN, position convolutions become
-    products of spectra, norms before the experts are folded into them. The
-    results are the same up to rounding. The system can then neither be trained
-    nor moved nor saved.
+    Large linear layers and convolutions of the front end are sorted for
+    oneDNN, position convolutions become products of spectra, norms before the
+    experts are folded into them. The results are the same up to rounding. The
+    system can then neither be trained nor moved nor saved.
 
     Arguments
     ---------
@@ -95,5 +96,15 @@ def _prepack_below(module):
                 setattr(module, name, PrepackedLinear(child))
         elif name == "pos_conv_embed":
             setattr(module, name, PrepackedPositions(child))
+        elif name == "feature_extractor":
+            _prepack_front_end(child.conv_layers)
         else:
             _prepack_below(child)
+
+
+def _prepack_front_end(conv_layers):
+    # The first reads samples, and a norm may have to be folded into it.
+    for layer in conv_layers[1:]:
+        is_packed = isinstance(layer.conv, PrepackedConvolution)
+        if not is_packed and layer.conv.weight.numel() >= MIN_WEIGHTS:
+            layer.conv = PrepackedConvolution(layer.conv)

@@ -6,11 +6,18 @@ taken alone, and in blocks that fit a processor's cache, so memory does not
 grow with its length. The parameters are those of the transformers' layers.
 """
 
+from functools import partial
+
 import torch
 from torch import nn
 from transformers.activations import GELUActivation
 
 from merit_modules import onednn, ssl_plain
+from merit_modules.prepacked import (
+    PrepackedConvolution,
+    window_weight,
+    windows_of,
+)
 
 #: Values that the first layer may make at once: 8 MiB.
 BLOCK_SIZE = 2**21
@@ -51,7 +58,7 @@ def encode_waves(conv_layers, wavs, n_samples, n_frames, n_rows):
     >>> torch.allclose(frames[1, :24], expected[0].T, atol=1e-5)
     True
     """
-    shared = [_window_weight(layer.conv) for layer in conv_layers]
+    shared = [_product_of(layer.conv) for layer in conv_layers]
     over_time = isinstance(_norm_of(conv_layers[0]), nn.GroupNorm)
     hops, fields = _geometry(conv_layers)
     rows = []
@@ -63,11 +70,11 @@ def encode_waves(conv_layers, wavs, n_samples, n_frames, n_rows):
                 conv_layers, wav[None, : fields[0]], lengths
             )[0]
         else:
-            weights = shared
+            products = shared
             if over_time:
-                weights = [_fold_norm(conv_layers[0], shared[0], wav[:n_valid])]
-                weights += shared[1:]
-            frames = _encode(conv_layers, weights, wav, count, hops, fields)
+                products = [_fold_norm(conv_layers[0], wav[:n_valid])]
+                products += shared[1:]
+            frames = _encode(conv_layers, products, wav, count, hops, fields)
         rows.append(nn.functional.pad(frames, (0, 0, 0, n_rows - count)))
     return torch.stack(rows)
 
@@ -86,20 +93,22 @@ def _norm_of(layer):
     return getattr(layer, "layer_norm", None)
 
 
-def _window_weight(conv):
-    # As a window of frames lies in memory: taps outside, channels inside.
-    return conv.weight.transpose(1, 2).flatten(1), conv.bias
+def _product_of(conv):
+    """What a convolution makes of windows (M, K * C), and of GELU or not."""
+    if isinstance(conv, PrepackedConvolution):
+        return conv.multiply
+    weight = window_weight(conv)
+    return partial(onednn.linear, weight=weight, bias=conv.bias)
 
 
-def _fold_norm(layer, first, wav):
+def _fold_norm(layer, wav):
     """Let the first convolution give what GroupNorm would make of it.
 
     One channel is one group, so mean and variance over time are wanted of a
     linear map of the windows: the map of their mean, and their covariance
     between its two sides.
     """
-    weight, bias = first
-    norm = layer.layer_norm
+    weight, norm = window_weight(layer.conv), layer.layer_norm
     kernel, stride = layer.conv.kernel_size[0], layer.conv.stride[0]
     windows = wav.unfold(0, kernel, stride).double()
     centre = windows.mean(dim=0)
@@ -109,10 +118,14 @@ def _fold_norm(layer, first, wav):
     variance = ((exact @ covariance) * exact).sum(dim=1)
     scale = norm.weight * torch.rsqrt(variance + norm.eps)
     shift = norm.bias - scale * (exact @ centre)
-    return (scale[:, None] * exact).to(weight.dtype), shift.to(weight.dtype)
+    return partial(
+        onednn.linear,
+        weight=(scale[:, None] * exact).to(weight.dtype),
+        bias=shift.to(weight.dtype),
+    )
 
 
-def _encode(conv_layers, weights, wav, n_frames, hops, fields):
+def _encode(conv_layers, products, wav, n_frames, hops, fields):
     width = conv_layers[0].conv.out_channels
     n_block = max(1, BLOCK_SIZE // (hops[1] * width))
     blocks = []
@@ -121,23 +134,23 @@ def _encode(conv_layers, weights, wav, n_frames, hops, fields):
         first = start * hops[0]
         n_read = (count - 1) * hops[0] + fields[0]
         rows = wav[first : first + n_read, None]
-        for layer, weight in zip(conv_layers, weights):
-            rows = _apply(layer, weight, rows)
+        for layer, product in zip(conv_layers, products):
+            rows = _apply(layer, product, rows)
         blocks.append(rows)
     return torch.cat(blocks) if len(blocks) > 1 else blocks[0]
 
 
-def _apply(layer, weight, rows):
+def _apply(layer, product, rows):
     kernel, stride = layer.conv.kernel_size[0], layer.conv.stride[0]
-    windows = rows.unfold(0, kernel, stride).transpose(1, 2).flatten(1)
+    windows = windows_of(rows, kernel, stride)
     norm = _norm_of(layer)
     with_gelu = isinstance(layer.activation, GELUActivation)
     if isinstance(norm, nn.LayerNorm):
-        rows = norm(onednn.linear(windows, *weight))
+        rows = norm(product(windows))
         if with_gelu and not rows.requires_grad:
             return torch.ops.aten.gelu_(rows)
         return layer.activation(rows)
     # With a norm over time, or none: in the weights or absent.
     if with_gelu:
-        return onednn.linear(windows, *weight, gelu=True)
-    return layer.activation(onednn.linear(windows, *weight))
+        return product(windows, gelu=True)
+    return layer.activation(product(windows))

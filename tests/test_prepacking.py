@@ -1,6 +1,7 @@
 """Weights arranged for inference: same results, and what is then refused."""
 
 import copy
+from collections import Counter
 
 import pytest
 import torch
@@ -14,7 +15,11 @@ from merit_modules.errors import InputError
 from merit_modules.fast_path import is_allowed
 from merit_modules.inference import SparseMERIT
 from merit_modules.onnx_export.graph import graph_of
-from merit_modules.prepacked import PrepackedLinear, PrepackedPositions
+from merit_modules.prepacked import (
+    PrepackedConvolution,
+    PrepackedLinear,
+    PrepackedPositions,
+)
 from merit_modules.prepacking import can_prepack, prepack_
 from merit_modules.pretrained import save_folder
 from merit_modules.quantization import Int8Linear, quantize_
@@ -30,7 +35,11 @@ LABELS = ["angry", "sad", "happy", "calm"]
 def wide_system(model_type="wavlm"):
     """Make a system with layers that are large enough to be packed."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 256, "intermediate_size": 512}
+    sizes = {
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "conv_dim": [96] * 7,
+    }
     system = tiny_system(model_type, **sizes)
     mix = system.mixture.layer_mix
     with torch.no_grad():
@@ -54,8 +63,10 @@ def test_a_system_gives_the_same(model_type):
     expected_wavs = system.enhanced_wavs(expected, wavs.shape[1])
     assert prepack_(system) is system
     found = system(wavs, lens)
-    kinds = {type(part) for part in system.modules()}
-    assert {PrepackedLinear, PrepackedPositions} <= kinds
+    kinds = Counter(type(part) for part in system.modules())
+    assert kinds[PrepackedLinear] > 1 and kinds[PrepackedPositions] == 1
+    # The first reads samples.
+    assert kinds[PrepackedConvolution] == 6
     assert not system.mixture.layer_mix.affine
     assert_close(found.logits, expected.logits, atol=1e-5, rtol=1e-4)
     found_wavs = system.enhanced_wavs(found, wavs.shape[1])
@@ -100,6 +111,18 @@ def test_a_linear_layer_of_any_shape(shape, bias):
     assert torch.equal(packed.weight, layer.weight)
     assert (packed.in_features, packed.out_features) == (64, 48)
     assert "in_features=64, out_features=48" in repr(packed)
+
+
+@pytest.mark.parametrize("kernel, stride", [(3, 2), (2, 2), (1, 1), (5, 3)])
+@pytest.mark.parametrize("bias", [True, False])
+@torch.no_grad()
+def test_a_strided_convolution(kernel, stride, bias):
+    conv = nn.Conv1d(6, 10, kernel, stride, bias=bias)
+    packed, waves = PrepackedConvolution(conv), torch.randn(3, 6, 41)
+    assert_close(packed(waves), conv(waves))
+    windows = waves[0].T.unfold(0, kernel, stride).transpose(1, 2).flatten(1)
+    found = packed.multiply(windows, gelu=True)
+    assert_close(found, nn.functional.gelu(conv(waves[0])).T)
 
 
 @torch.no_grad()
