@@ -104,7 +104,8 @@ def test_self_attention_with_projections(gradient_mode, masked, need_weights):
 
 
 @pytest.mark.parametrize("fast", [False, True])
-def test_a_whole_ssl_encoder(fast):
+def test_a_whole_ssl_encoder(fast, monkeypatch):
+    monkeypatch.delenv("MERIT_FAST_PATH", raising=False)
     encoder = RandomSSLEncoder("wavlm", TINY_SSL, fast=fast).eval()
     n_samples, batch, width = 16000, 2, 8
     expected, n_in = 0, 1

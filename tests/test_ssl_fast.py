@@ -26,6 +26,12 @@ STYLES = {"base": BASE, "large": LARGE, "mixed": MIXED}
 N_SAMPLES = 12000
 
 
+@pytest.fixture(autouse=True)
+def fast_paths_are_allowed(monkeypatch):
+    """This file is about them, wherever the rest of the suite goes."""
+    monkeypatch.delenv("MERIT_FAST_PATH", raising=False)
+
+
 def make_pair(model_type="wavlm", style="base", **options):
     """The same random weights on both paths."""
     torch.manual_seed(0)
