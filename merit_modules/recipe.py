@@ -5,6 +5,7 @@ the YAML files.
 """
 
 import errno
+import gc
 import hashlib
 import json
 import sys
@@ -569,7 +570,8 @@ def run(main, argv=None):
         return 130
     finally:
         # A process that leaves its group's threads to the interpreter's exit
-        # is now and then aborted there.
+        # is now and then aborted there. What holds on to the group goes first.
         if torch.distributed.is_initialized():
+            gc.collect()
             torch.distributed.destroy_process_group()
     return 0
