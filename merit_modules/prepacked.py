@@ -11,10 +11,8 @@ import torch
 from torch import nn
 
 from merit_modules import onednn
+from merit_modules.convolution_windows import window_weight, windows_of
 from merit_modules.errors import InputError
-
-#: Rows that an order is chosen for; it hardly hangs on their number.
-N_ROWS = 512
 
 
 class Prepacked(nn.Module):
@@ -72,7 +70,46 @@ _NOT_HERE = (
 )
 
 
-class PrepackedLinear(Prepacked):
+class PrepackedProduct(Prepacked):
+    """A matrix product in oneDNN's order of weights.
+
+    Arguments
+    ---------
+    weight : torch.Tensor
+        The weights (E, D).
+    bias : torch.Tensor or None
+        The bias (E,).
+    """
+
+    #: Rows that the order is chosen for; it hardly hangs on their number.
+    N_ROWS = 512
+
+    def __init__(self, weight, bias):
+        super().__init__(bias)
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(
+            weight.detach(), self.N_ROWS
+        )
+
+    def multiply(self, x, gelu=False):
+        """Multiply, in fp32.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Frames (..., D).
+        gelu : bool
+            Apply GELU to the result.
+
+        Returns
+        -------
+        torch.Tensor
+            Frames (..., E).
+        """
+        self.check(x)
+        return onednn.multiply(x.float(), self.packed, self.bias, gelu)
+
+
+class PrepackedLinear(PrepackedProduct):
     """A linear layer in oneDNN's order of weights.
 
     Arguments
@@ -91,12 +128,9 @@ class PrepackedLinear(Prepacked):
     takes_gelu = True
 
     def __init__(self, linear):
-        super().__init__(linear.bias)
+        super().__init__(linear.weight, linear.bias)
         self.in_features = linear.in_features
         self.out_features = linear.out_features
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(
-            linear.weight.detach(), N_ROWS
-        )
 
     @property
     def weight(self):
@@ -105,8 +139,7 @@ class PrepackedLinear(Prepacked):
 
     def forward(self, x, gelu=False):
         """Apply the layer, in fp32; see :func:`~merit_modules.onednn.apply`."""
-        self.check(x)
-        return onednn.multiply(x.float(), self.packed, self.bias, gelu)
+        return self.multiply(x, gelu)
 
     def extra_repr(self):
         """Say how large the layer is, when it is printed."""
@@ -115,7 +148,7 @@ class PrepackedLinear(Prepacked):
         )
 
 
-class PrepackedConvolution(Prepacked):
+class PrepackedConvolution(PrepackedProduct):
     """A strided convolution as a product of windows with weights.
 
     Arguments
@@ -132,13 +165,8 @@ class PrepackedConvolution(Prepacked):
     """
 
     def __init__(self, conv):
-        super().__init__(conv.bias)
-        self.in_channels = conv.in_channels
-        self.out_channels = conv.out_channels
+        super().__init__(window_weight(conv), conv.bias)
         self.kernel_size, self.stride = conv.kernel_size, conv.stride
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(
-            window_weight(conv).detach(), N_ROWS
-        )
 
     def forward(self, waves):
         """Convolve.
@@ -158,69 +186,6 @@ class PrepackedConvolution(Prepacked):
             [windows_of(wave.T, *size) for wave in waves.unbind()]
         )
         return self.multiply(windows).transpose(1, 2)
-
-    def multiply(self, windows, gelu=False):
-        """Multiply windows that were cut out.
-
-        Arguments
-        ---------
-        windows : torch.Tensor
-            Windows (..., K * C), as :func:`windows_of` cuts them.
-        gelu : bool
-            Apply GELU to the result.
-
-        Returns
-        -------
-        torch.Tensor
-            Frames (..., E).
-        """
-        self.check(windows)
-        return onednn.multiply(windows.float(), self.packed, self.bias, gelu)
-
-
-def windows_of(frames, kernel, stride):
-    """Cut out what each frame of a convolution sees.
-
-    Arguments
-    ---------
-    frames : torch.Tensor
-        Frames (N, C).
-    kernel, stride : int
-        Of the convolution.
-
-    Returns
-    -------
-    torch.Tensor
-        Windows (T, K * C): taps outside, channels inside.
-
-    Example
-    -------
-    >>> windows_of(torch.arange(5.0)[:, None], kernel=3, stride=2)
-    tensor([[0., 1., 2.],
-            [2., 3., 4.]])
-    """
-    return frames.unfold(0, kernel, stride).transpose(1, 2).flatten(1)
-
-
-def window_weight(conv):
-    """Turn a convolution's weights into those of its windows.
-
-    Arguments
-    ---------
-    conv : torch.nn.Conv1d
-        The convolution.
-
-    Returns
-    -------
-    torch.Tensor
-        Weights (E, K * C), in the order of :func:`windows_of`.
-
-    Example
-    -------
-    >>> window_weight(nn.Conv1d(4, 8, 3)).shape
-    torch.Size([8, 12])
-    """
-    return conv.weight.transpose(1, 2).flatten(1)
 
 
 class PrepackedPositions(Prepacked):

@@ -13,11 +13,8 @@ from torch import nn
 from transformers.activations import GELUActivation
 
 from merit_modules import onednn, ssl_plain
-from merit_modules.prepacked import (
-    PrepackedConvolution,
-    window_weight,
-    windows_of,
-)
+from merit_modules.convolution_windows import window_weight, windows_of
+from merit_modules.prepacked import PrepackedConvolution
 
 #: Values that the first layer may make at once: 8 MiB.
 BLOCK_SIZE = 2**21
