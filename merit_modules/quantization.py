@@ -13,16 +13,13 @@ import torch
 from torch import nn
 
 from merit_modules.errors import InputError
-from merit_modules.routers import TopKRouter
+from merit_modules.full_precision import is_kept
 
 #: The largest number: -128 is not used, so that signs are alike.
 LARGEST = 127
 
 #: Numbers that are quantised at once: what is in between fits in a cache.
 BLOCK_SIZE = 2**20
-
-# WavLM's gate: as small as the code around it.
-_KEPT = ("gru_rel_pos_linear",)
 
 
 class Int8Linear(nn.Module):
@@ -204,8 +201,9 @@ def int8_products_are_exact():
 def quantize_(system):
     """Quantise a system's linear layers, in place, for inference.
 
-    Routers stay as they are, since they decide; so do norms, convolutions and
-    recurrent layers. No parameter can be trained afterwards.
+    Those of :data:`merit_modules.full_precision.KEPT_PARTS` stay as they are;
+    so do norms, convolutions and recurrent layers. No parameter can be trained
+    afterwards.
 
     Arguments
     ---------
@@ -261,7 +259,7 @@ def check_device(device):
 
 def _quantize_below(module):
     for name, child in module.named_children():
-        if isinstance(child, TopKRouter) or name in _KEPT:
+        if is_kept(name):
             continue
         if type(child) is nn.Linear:
             setattr(module, name, Int8Linear.of(child))

@@ -21,6 +21,7 @@ LAYERS = [
         "peak_memory",
         "voicing",
         "fast_path",
+        "full_precision",
     },
     {"onednn"},
     {"prepacked"},

@@ -389,10 +389,15 @@ def test_weights_of_8_bits(exported, tmp_path):
     _, model = exported("sparse_merit")
     path = tmp_path / "int8.onnx"
     quantize(model.path, path)
-    weights = {x.name: x for x in onnx.load(path).graph.initializer}
-    routers = [name for name in weights if "routers" in name]
-    kinds = {weights[name].data_type for name in routers}
-    assert len(routers) == 4 and kinds == {onnx.TensorProto.FLOAT}
+    graph = onnx.load(path).graph
+    weights = {x.name: x for x in graph.initializer}
+    for part, n_layers in (("routers", 2), ("classifier", 2)):
+        kept = [name for name in weights if f".{part}." in name]
+        kinds = {weights[name].data_type for name in kept}
+        assert len(kept) == 2 * n_layers and kinds == {onnx.TensorProto.FLOAT}
+    products = [n for n in graph.node if "feature_projection" in n.name]
+    products = [n for n in products if "MatMul" in n.op_type]
+    assert [n.op_type for n in products] == ["MatMul"]
     assert any(
         x.data_type == onnx.TensorProto.INT8 and "experts.0" in name
         for name, x in weights.items()

@@ -14,6 +14,7 @@ import merit_modules
 from merit_modules.errors import InputError
 from merit_modules.onnx_export.blstm import translations
 from merit_modules.onnx_export.graph import graph_of
+from merit_modules.onnx_export.node_names import name_after_parts
 from merit_modules.onnx_export.quantize import quantize
 
 #: Oldest release of the operators that has all that is used (GELU).
@@ -151,6 +152,7 @@ def _trace(graph, n_min, opset):
             custom_translation_table=translations(),
             verbose=False,
         )
+    name_after_parts(program.model.graph)
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # lines of code, on this machine
         node.doc_string = None

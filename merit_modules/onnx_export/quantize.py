@@ -2,6 +2,9 @@
 
 import math
 
+from merit_modules.full_precision import is_kept
+from merit_modules.onnx_export.node_names import part_of
+
 #: Weights of 8 bits beyond which they go to a file of their own: a protobuf
 #: message holds less than 2 GiB.
 _LARGE = 2**31 - 2**24
@@ -11,7 +14,8 @@ def quantize(source, path):
     """Write a model whose linear layers have weights of 8 bits.
 
     Each output of a layer has a scale of its own; activations are scaled as
-    they come. Routers stay in fp32: rounding them would flip decisions.
+    they come. What :mod:`merit_modules.full_precision` names stays in fp32
+    here, too, but for WavLM's gate, which is no part of its own in a graph.
 
     Arguments
     ---------
@@ -47,18 +51,19 @@ def kept_nodes(model):
     Returns
     -------
     list of str
-        Names of the nodes that decide which expert serves a frame, and of
-        those whose weight is a vector, also as the quantiser renames them.
+        Names of the nodes of kept parts, and of those whose weight is a
+        vector, also as the quantiser renames them.
     """
-    kept = {
+    vectors = {
         weight.name
         for weight in model.graph.initializer
-        if ".routers." in weight.name or len(weight.dims) < 2
+        if len(weight.dims) < 2
     }
     names = [
         node.name
         for node in model.graph.node
-        if node.op_type in ("MatMul", "Gemm") and node.input[1] in kept
+        if node.op_type in ("MatMul", "Gemm")
+        and (node.input[1] in vectors or is_kept(part_of(node.name)))
     ]
     # It takes a Gemm apart first.
     return names + [f"{name}_MatMul" for name in names]

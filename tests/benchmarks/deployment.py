@@ -73,12 +73,16 @@ def read(found):
     return emotion.label, np.asarray(found.enhanced), experts
 
 
-def score(mixtures, forms, labels):
-    """Run every form on every mixture; return a row per form."""
-    results = {
+def analyse_all(mixtures, forms):
+    """Run every form on every mixture."""
+    return {
         name: [read(analyse(noisy)) for noisy, _, _ in mixtures]
         for name, analyse in forms.items()
     }
+
+
+def score(mixtures, results, labels):
+    """Compare what the forms found with the truth and with fp32: rows."""
     truth = [label for _, _, label in mixtures]
     rows = {}
     for name, found in results.items():
@@ -130,10 +134,18 @@ def measure(options):
     result = {"machine": machine(threads=options.threads), "conditions": {}}
     with tempfile.TemporaryDirectory() as folder:
         forms, megabytes = forms_of(options.run, Path(folder), options.threads)
+        mixtures, results = [], {name: [] for name in forms}
         for name in options.conditions:
-            labels, mixtures = mixtures_of(options.run, name)
-            rows = score(mixtures[: options.utterances], forms, labels)
-            result["conditions"][name] = rows
+            labels, found = mixtures_of(options.run, name)
+            found = found[: options.utterances]
+            new = analyse_all(found, forms)
+            result["conditions"][name] = score(found, new, labels)
+            mixtures += found
+            for form in forms:
+                results[form] += new[form]
+        if len(options.conditions) > 1:
+            rows = score(mixtures, results, labels)
+            result["conditions"]["all of these"] = rows
         timed = [noisy for noisy, _, _ in mixtures[: options.timed]]
         audio_s = sum(map(len, timed)) / 16000
         found = interleave(
