@@ -412,6 +412,18 @@ def test_weights_of_8_bits(exported, tmp_path):
         assert same.mean() > 0.9
 
 
+def test_what_must_stay_in_fp32_must_be_known(exported, tmp_path):
+    import onnx
+
+    graph = onnx.load(exported("sparse_merit")[1].path)
+    for number, node in enumerate(graph.graph.node):
+        node.name = f"node_{number}"
+    onnx.save(graph, tmp_path / "nameless.onnx")
+    with pytest.raises(InputError, match="named after parts of a system"):
+        quantize(tmp_path / "nameless.onnx", tmp_path / "int8.onnx")
+    assert not (tmp_path / "int8.onnx").exists()
+
+
 def test_8_bits_are_an_option(exported, tmp_path):
     system, model = exported("ser_only")
     path = tmp_path / "int8.onnx"

@@ -98,6 +98,34 @@ def test_a_run_ends_in_a_table_and_files(undisturbed):
     assert list((folder / "tensorboard").iterdir())
 
 
+def test_forms_for_a_cpu_are_scored_as_the_run_was(
+    undisturbed, tmp_path, monkeypatch
+):
+    pytest.importorskip("onnxscript")
+    monkeypatch.syspath_prepend(ROOT / "tests" / "benchmarks")
+    benchmark = importlib.import_module("deployment")
+    folder, name = undisturbed[0], "unseen_0dB"
+    options = f"{folder} --conditions {name} {name} --timed 1 --repeats 1"
+    written = tmp_path / "deployment.json"
+    benchmark.main([*options.split(), "--json", str(written)])
+    results = json.loads((folder / "results.json").read_text())
+    (condition,) = results["conditions"]
+    found = json.loads(written.read_text())["conditions"]
+    fp32 = found[name]["fp32"]
+    assert fp32["f1_macro"] == pytest.approx(condition["ser"]["f1_macro"])
+    expected = condition["se"]["enhanced"]["si_sdr_db"]["mean"]
+    assert fp32["si_sdr_db"] == pytest.approx(expected, abs=1e-3)
+    for form in ("onnx fp32", "int8", "onnx int8"):
+        row = found[name][form]
+        assert row["time_ratio"] > 0
+        assert row["si_sdr_db"] == pytest.approx(expected, abs=0.1)
+        assert row["same_expert"] > 0.99
+        # Twice the same utterances, taken together.
+        again = found["all of these"][form]
+        assert again["f1_macro"] == pytest.approx(row["f1_macro"])
+        assert again["si_sdr_db"] == pytest.approx(row["si_sdr_db"])
+
+
 @pytest.mark.parametrize(
     "epoch, step, overrides",
     [
@@ -211,31 +239,3 @@ def train(hparams, **run_opts):
     brain = recipe.make_brain(hparams, run_opts, data)
     recipe.fit(brain, hparams, data)
     return brain
-
-
-def test_forms_for_a_cpu_are_scored_as_the_run_was(
-    undisturbed, tmp_path, monkeypatch
-):
-    pytest.importorskip("onnxscript")
-    monkeypatch.syspath_prepend(ROOT / "tests" / "benchmarks")
-    benchmark = importlib.import_module("deployment")
-    folder, name = undisturbed[0], "unseen_0dB"
-    options = f"{folder} --conditions {name} {name} --timed 1 --repeats 1"
-    written = tmp_path / "deployment.json"
-    benchmark.main([*options.split(), "--json", str(written)])
-    results = json.loads((folder / "results.json").read_text())
-    (condition,) = results["conditions"]
-    found = json.loads(written.read_text())["conditions"]
-    fp32 = found[name]["fp32"]
-    assert fp32["f1_macro"] == pytest.approx(condition["ser"]["f1_macro"])
-    expected = condition["se"]["enhanced"]["si_sdr_db"]["mean"]
-    assert fp32["si_sdr_db"] == pytest.approx(expected, abs=1e-3)
-    for form in ("onnx fp32", "int8", "onnx int8"):
-        row = found[name][form]
-        assert row["time_ratio"] > 0
-        assert row["si_sdr_db"] == pytest.approx(expected, abs=0.1)
-        assert row["same_expert"] > 0.99
-        # Twice the same utterances, taken together.
-        again = found["all of these"][form]
-        assert again["f1_macro"] == pytest.approx(row["f1_macro"])
-        assert again["si_sdr_db"] == pytest.approx(row["si_sdr_db"])

@@ -2,6 +2,7 @@
 
 import math
 
+from merit_modules.errors import InputError
 from merit_modules.full_precision import is_kept
 from merit_modules.onnx_export.node_names import part_of
 
@@ -23,11 +24,21 @@ def quantize(source, path):
         An exported system.
     path : Path
         File to write.
+
+    Raises
+    ------
+    InputError
+        If the nodes do not say which part of the system they are in.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = onnx.load(source)
+    if not any(part_of(node.name) for node in model.graph.node):
+        raise InputError(
+            f"{source}: expected nodes named after parts of a system, as "
+            "export_onnx() names them, got none: export it again"
+        )
     n_weights = sum(math.prod(x.dims) for x in model.graph.initializer)
     quantize_dynamic(
         model,

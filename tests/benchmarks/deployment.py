@@ -5,7 +5,8 @@
 RUN is a finished run on a real corpus. It is exported as fp32 and int8 folders
 and as ONNX graphs of both kinds; each form then enhances and classifies the
 run's own test mixtures, one utterance at a time. Times are taken in turn over
-some of them; scores are those of ``results.json``.
+some of them; scores are those of ``results.json``, also of all conditions
+together.
 """
 
 import argparse
@@ -136,19 +137,19 @@ def measure(options):
         forms, megabytes = forms_of(options.run, Path(folder), options.threads)
         mixtures, results = [], {name: [] for name in forms}
         for name in options.conditions:
-            labels, found = mixtures_of(options.run, name)
-            found = found[: options.utterances]
-            new = analyse_all(found, forms)
-            result["conditions"][name] = score(found, new, labels)
-            mixtures += found
+            labels, some = mixtures_of(options.run, name)
+            some = some[: options.utterances]
+            found = analyse_all(some, forms)
+            result["conditions"][name] = score(some, found, labels)
+            mixtures += some
             for form in forms:
-                results[form] += new[form]
+                results[form] += found[form]
         if len(options.conditions) > 1:
             rows = score(mixtures, results, labels)
             result["conditions"]["all of these"] = rows
         timed = [noisy for noisy, _, _ in mixtures[: options.timed]]
         audio_s = sum(map(len, timed)) / 16000
-        found = interleave(
+        times = interleave(
             {
                 form: lambda a=analyse: [a(wav) for wav in timed]
                 for form, analyse in forms.items()
@@ -160,8 +161,8 @@ def measure(options):
             row |= {
                 "form": form,
                 "megabytes": megabytes[form],
-                "s_per_s": medians(found)[form] / audio_s,
-                "time_ratio": median_ratio(found[form], found["fp32"]),
+                "s_per_s": medians(times)[form] / audio_s,
+                "time_ratio": median_ratio(times[form], times["fp32"]),
             }
     return result
 
