@@ -1,16 +1,14 @@
 """The smallest complete system: for examples and tests."""
 
-from merit_modules.experts import ExpertPool
-from merit_modules.layer_mix import LayerNormConcat
-from merit_modules.mixture import ExpertMixture
-from merit_modules.normalization import WaveformNormalizer
-from merit_modules.pooling import AttentiveStatsPooling
-from merit_modules.routers import TopKRouter
-from merit_modules.se_head import SEHead
-from merit_modules.ser_head import SERHead
-from merit_modules.spectral import LogSpectrum
-from merit_modules.ssl_encoder import RandomSSLEncoder
-from merit_modules.system import JointSystem
+from merit_modules.heads.se import SEHead
+from merit_modules.heads.ser import AttentiveStatsPooling, SERHead
+from merit_modules.heads.spectral import LogSpectrum
+from merit_modules.moe.experts import ExpertPool
+from merit_modules.moe.layer_mix import LayerNormConcat
+from merit_modules.moe.mixture import ExpertMixture
+from merit_modules.moe.routers import TopKRouter
+from merit_modules.ssl.encoder import RandomSSLEncoder
+from merit_modules.system import JointSystem, WaveformNormalizer
 
 #: The smallest SSL configuration that has every kind of layer.
 TINY_SSL = {
@@ -36,7 +34,7 @@ def tiny_system(
     top_k : int
         Experts per frame and task, of 3.
     gradient : str
-        How routers learn; see :class:`~merit_modules.routers.TopKRouter`.
+        How routers learn; see :class:`~merit_modules.moe.routers.TopKRouter`.
     **ssl_config : dict
         Changes to the SSL configuration.
 

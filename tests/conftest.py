@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from merit_modules.processes import threads_each
+from merit_modules.commands.processes import threads_each
 
 # Processes of pytest-xdist share the cores. Before PyTorch is loaded.
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
@@ -15,7 +15,7 @@ import pytest
 import speechbrain  # noqa: F401  registers its lazy modules
 from speechbrain.utils.importutils import LazyModule
 
-from merit_modules.miniemo.prepare import prepare_miniemo
+from merit_modules.data.miniemo.prepare import prepare_miniemo
 
 # Hypothesis asks every loaded module for its file, which SpeechBrain's lazy
 # stand-ins of optional packages answer with an ImportError.
@@ -92,7 +92,7 @@ expert_hidden: 16
 expert_output: 8
 ser_hidden: 8
 se_hidden: 8
-ssl_encoder: !new:merit_modules.ssl_encoder.RandomSSLEncoder
+ssl_encoder: !new:merit_modules.ssl.RandomSSLEncoder
     model_type: wavlm
     filterbank: True
     config:

@@ -14,13 +14,13 @@ import pytest
 import soundfile
 import torch
 
-from merit_modules import recipe
-from merit_modules.checkpoints import AtomicCheckpointer
 from merit_modules.errors import InputError
 from merit_modules.hparams import load_hparams
 from merit_modules.tiny import tiny_system
+from merit_modules.training import recipe
+from merit_modules.training.checkpoints import AtomicCheckpointer
 from tests.conftest import ROOT, write_tiny_experiment
-from tests.test_training import last_checkpoint, start, train
+from tests.helpers.training import last_checkpoint, start, train
 
 SHIPPED = ROOT / "hparams" / "sparse_merit.yaml"
 
@@ -64,8 +64,8 @@ def test_a_key_that_nothing_reads_is_named(tmp_path):
 @pytest.mark.parametrize(
     "text, words",
     [
-        ("a: !new:merit_modules.routers.Top9Router", "Top9Router"),
-        ("a: !new:merit_modules.routers.TopKRouter {sise: 3}", "sise"),
+        ("a: !new:merit_modules.moe.routers.Top9Router", "Top9Router"),
+        ("a: !new:merit_modules.moe.routers.TopKRouter {sise: 3}", "sise"),
         ("a: !ref <b>", '"b" is not valid'),
         ("a: [1", "not YAML"),
         ("folder: !PLACEHOLDER", "folder needs a value: add --folder VALUE"),

@@ -8,20 +8,19 @@ import torch
 
 from merit_modules.errors import InputError
 from merit_modules.hparams import compose, load_hparams, parse_overrides
-from merit_modules.ssl_encoder import PretrainedSSLEncoder, RandomSSLEncoder
+from merit_modules.ssl.encoder import PretrainedSSLEncoder, RandomSSLEncoder
 from merit_modules.tiny import TINY_SSL
 from tests.conftest import ROOT
+from tests.helpers.training import EXPERIMENTS
 
-EXPERIMENTS = sorted(
-    path
-    for pattern in ("hparams/*.yaml", "recipes/*/*/hparams/*.yaml")
-    for path in ROOT.glob(pattern)
-    if re.search(r"^include:", path.read_text(), re.M)
-)
 #: Keys that the code reads by name; all others must be referenced.
 READERS = [
     ROOT / "merit_modules" / name
-    for name in ("recipe.py", "brain.py", "export/corpus.py")
+    for name in (
+        "training/recipe.py",
+        "training/brain.py",
+        "export/card_metadata.py",
+    )
 ] + [ROOT / "train.py"]
 RUN_OPTIONS = {
     "precision",
@@ -136,7 +135,7 @@ def count(module):
 
 
 WAVLM_LARGE = """
-ssl_encoder: !new:merit_modules.ssl_encoder.RandomSSLEncoder
+ssl_encoder: !new:merit_modules.ssl.encoder.RandomSSLEncoder
     model_type: wavlm
     train_front_end: False
     config:

@@ -1,7 +1,8 @@
-"""Modules never import upwards, and every module has a known place."""
+"""Rooms import downwards only, and nobody gets lost in them."""
 
 import ast
-from pathlib import Path
+import subprocess
+import sys
 
 import pytest
 
@@ -9,116 +10,145 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "merit_modules"
 
-#: From what knows nothing of the rest to what knows everything.
-LAYERS = [
-    {
-        "errors",
-        "seeding",
-        "shapes",
-        "convolution_windows",
-        "filterbank",
-        "processes",
-        "peak_memory",
-        "voicing",
-        "fast_path",
-        "full_precision",
-    },
-    {"onednn"},
-    {"prepacked"},
-    {"padding", "spectral", "normalization", "blstm", "hparams", "score_table"},
-    {"packing", "ssl_plain", "ssl_attention", "weights"},
-    {"ssl_front_end", "ssl_transformer", "folder_parts"},
-    {"ssl_encoder", "task_features", "checkpoints"},
-    {"routing_log"},
-    {"routing_analysis"},
-    {"layer_mix", "experts", "routers", "pooling"},
-    {"mixture", "task_sums", "se_head", "ser_head"},
-    {"norm_folding", "quantization"},
-    {"prepacking"},
-    {"system"},
-    {"description"},
-    {"saving"},
-    {"tiny", "gradients", "pretrained", "cascade", "cost", "expert_removal"},
-    {"released", "conflict", "surgery"},
-    {"tracking", "targets", "summary_table"},
-    {"brain", "evaluation", "summary"},
-    {"recipe", "inference", "onnx_export"},
-    {"evaluate", "report", "export"},
-    {"demo"},
+#: From what knows nothing of the rest to what knows everything. A room or
+#: file imports from lower floors alone, and from the rest of its own room.
+FLOORS = [
+    {"errors", "names"},
+    {"cpu", "files", "hparams", "lengths"},
+    {"ssl", "moe", "heads", "losses", "data"},
+    {"system", "evaluation", "pretrained"},
+    {"inference", "training", "report", "released", "tiny"},
+    {"export"},
     {"commands"},
 ]
-#: Packages beside the model: what each may import of the others.
-SIDES = {
-    "data": {"errors", "seeding", "hparams"},
-    "losses": {"errors", "shapes"},
-    "metrics": {"errors"},
-    "significance": set(),
-    "miniemo": {"errors", "seeding", "data"},
-}
-#: Who may import which side package.
-TOP = {
-    "tracking",
-    "targets",
-    "summary",
-    "summary_table",
-    "conflict",
-    "brain",
-    "evaluation",
-    "recipe",
-    "report",
-    "inference",
-    "export",
-    "commands",
-}
+MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-def modules():
-    for path in sorted(PACKAGE.rglob("*.py")):
-        if path.name != "__init__.py":
-            yield path.relative_to(PACKAGE).with_suffix("").parts
+def room_of(path):
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def imports_of(parts):
-    """Names (package or module) of this project that a module imports."""
-    tree = ast.parse(PACKAGE.joinpath(*parts).with_suffix(".py").read_text())
-    names = set()
-    for node in ast.walk(tree):
+def imported_modules(text):
+    """Modules that a text imports, as far as one can tell without names."""
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} | {
-                f"{node.module}.{alias.name}" for alias in node.names
-            }
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}"
         elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-    found = {n.split(".")[1] for n in names if n.startswith("merit_modules.")}
-    return {name for name in found if is_module(name)}
+            for alias in node.names:
+                yield alias.name
 
 
-def is_module(name):
-    return (PACKAGE / name).is_dir() or Path(PACKAGE / f"{name}.py").is_file()
+def rooms_imported(text):
+    found = {
+        name.split(".")[1]
+        for name in imported_modules(text)
+        if name.startswith("merit_modules.")
+    }
+    return found & set().union(*FLOORS)
 
 
-def rank(name):
-    found = [i for i, layer in enumerate(LAYERS) if name in layer]
-    assert len(found) == 1, f"{name} is in {len(found)} of LAYERS, not in one"
+def floor_of(room):
+    found = [i for i, floor in enumerate(FLOORS) if room in floor]
+    assert len(found) == 1, f"{room} is on {len(found)} of FLOORS, not on one"
     return found[0]
 
 
-@pytest.mark.parametrize("parts", list(modules()), ids="/".join)
-def test_no_upward_import(parts):
-    name = parts[0]
-    if name in SIDES:
-        assert imports_of(parts) - {name} <= SIDES[name]
+@pytest.mark.parametrize(
+    "path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_no_upward_import(path):
+    room = room_of(path)
+    if room == "__init__":
+        assert rooms_imported(path.read_text()) <= {"names"}
         return
-    own = rank(name)
-    for other in imports_of(parts) - {name}:
-        if other in SIDES:
-            assert name in TOP, f"{name} imports {other}"
-        else:
-            assert rank(other) < own, f"{name} imports {other}"
+    for other in rooms_imported(path.read_text()) - {room}:
+        assert floor_of(other) < floor_of(room), f"{room} imports {other}"
+
+
+def test_no_file_imports_itself_through_others():
+    graph = {}
+    for path in MODULES:
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        graph[name.removesuffix(".__init__")] = path
+    needs = {
+        name: {
+            module
+            for found in imported_modules(path.read_text())
+            for module in (found, found.rpartition(".")[0])
+            if module in graph and module != name
+        }
+        for name, path in graph.items()
+    }
+    # Rooms load their files when asked: their own import needs none.
+    while free := [name for name, others in needs.items() if not others]:
+        for name in free:
+            del needs[name]
+        for others in needs.values():
+            others -= set(free)
+    assert not needs
 
 
 def test_the_check_can_fail():
-    assert "system" in imports_of(("tiny",))
-    assert rank("system") > rank("spectral")
-    with pytest.raises(AssertionError, match="in 0 of LAYERS"):
-        rank("no_such_module")
+    text = "from merit_modules.commands import folds\nimport merit_modules.ssl"
+    assert rooms_imported(text) == {"commands", "ssl"}
+    assert floor_of("system") > floor_of("heads")
+    with pytest.raises(AssertionError, match="on 0 of FLOORS"):
+        floor_of("no_such_room")
+
+
+def test_few_files_stand_beside_the_rooms():
+    beside = list(PACKAGE.glob("*.py"))
+    assert len(beside) <= 8, beside
+    rooms = {p.parent for p in PACKAGE.glob("*/*.py")}
+    assert len(rooms) <= 14, rooms
+    assert {room_of(path) for path in MODULES} - {"__init__"} == set().union(
+        *FLOORS
+    )
+
+
+@pytest.mark.parametrize(
+    "path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_no_file_is_long(path):
+    assert len(path.read_text().splitlines()) <= 500
+
+
+#: What sparse MERIT is made of, by the names that its YAML has.
+SPARSE_MERIT = """
+from merit_modules.heads import AttentiveStatsPooling, LogSpectrum
+from merit_modules.heads import SEHead, SERHead
+from merit_modules.moe import ExpertMixture, ExpertPool, LayerNormConcat
+from merit_modules.moe import TopKRouter
+from merit_modules.ssl import RandomSSLEncoder
+from merit_modules.system import JointSystem, WaveformNormalizer
+import sys
+print(*sorted(
+    name for name, module in sys.modules.items()
+    if name.startswith("merit_modules.")
+    and not module.__file__.endswith("__init__.py")
+))
+"""
+
+
+def test_the_forward_pass_is_read_in_few_files():
+    found = subprocess.run(
+        [sys.executable, "-c", SPARSE_MERIT],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    ).stdout.split()
+    assert "merit_modules.moe.mixture" in found
+    assert len(found) <= 18, found
+
+
+def test_importing_the_package_loads_no_torch():
+    subprocess.run(
+        [
+            *(sys.executable, "-c"),
+            "import merit_modules, sys; assert 'torch' not in sys.modules",
+        ],
+        check=True,
+        cwd=ROOT,
+    )

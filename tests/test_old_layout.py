@@ -75,7 +75,13 @@ def test_an_old_run_is_exported(old_run, tmp_path):
 def test_an_old_run_is_evaluated(old_run, miniemo):
     before = json.loads((old_run / "results.json").read_text())
     args = ["--data_folder", str(miniemo), "--test_conditions"]
-    run = [sys.executable, "-m", "merit_modules.evaluate", str(old_run), *args]
+    run = [
+        sys.executable,
+        "-m",
+        "merit_modules.commands.evaluate",
+        str(old_run),
+        *args,
+    ]
     again = subprocess.run(
         [*run, "[unseen_0dB]"], capture_output=True, text=True, cwd=ROOT
     )

@@ -16,7 +16,7 @@ import torch
 from merit_modules.hparams import load_hparams
 from merit_modules.pretrained import save_folder
 from tests.conftest import ROOT
-from tests.test_training import run_train
+from tests.helpers.training import run_train
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^python train\.py (hparams/\S+)(.*)$", README, re.M)

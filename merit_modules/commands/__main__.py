@@ -8,7 +8,7 @@ import sys
 from merit_modules.errors import InputError
 
 #: Modules of this package that add subcommands, in the order of the help.
-MODULES = ("recordings", "export", "demo")
+MODULES = ("analyze.options", "export", "demo.options")
 
 #: Exit code after Ctrl-C, as shells have it.
 INTERRUPTED = 130

@@ -58,7 +58,7 @@ def add_parser(subparsers):
 def _run(args):
     # It imports the training's code, which the other commands do without.
     from merit_modules.export import export_run
-    from merit_modules.export.data_text import weights_text
+    from merit_modules.export.card_text import weights_text
 
     about = args.corpus_about and parse_overrides(args.corpus_about)
     run = export_run(

@@ -18,9 +18,9 @@ from speechbrain.utils.logger import get_logger
 
 from merit_modules.data.audio import read_audio
 from merit_modules.data.manifest import write_atomically
-from merit_modules.data.noise_choice import NoiseChoice, uniform_below
+from merit_modules.data.noise.choice import NoiseChoice, uniform_below
+from merit_modules.data.seeding import keyed_seed
 from merit_modules.errors import InputError
-from merit_modules.seeding import keyed_seed
 
 logger = get_logger(__name__)
 
@@ -179,7 +179,7 @@ class NoiseMixer:
     noise : dict or None
         Noise manifest, ``{id: entry}`` with ``wav`` paths; files are drawn
         uniformly, or by the weights of their corpora, see
-        :class:`merit_modules.data.noise_choice.NoiseChoice`. None only where
+        :class:`merit_modules.data.noise.choice.NoiseChoice`. None only where
         ``snr_db`` is None.
     snr_db : None, float or pair of float
         None leaves the speech clean, a number is a fixed SNR in dB, a pair

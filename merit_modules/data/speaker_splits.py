@@ -3,8 +3,8 @@
 import math
 from collections import Counter
 
+from merit_modules.data.seeding import keyed_seed
 from merit_modules.errors import InputError
-from merit_modules.seeding import keyed_seed
 
 SHARES = {"train": 0.8, "valid": 0.1, "test": 0.1}
 

@@ -8,6 +8,11 @@ The folder loads with :class:`merit_modules.inference.SparseMERIT`, with
 training. Its ``README.md`` is a model card as the hub reads it.
 """
 
-from merit_modules.export.exporter import export_run
+from merit_modules.names import exports
 
-__all__ = ["export_run"]
+__getattr__, __all__ = exports(
+    __name__,
+    {
+        "exporter": "export_run",
+    },
+)

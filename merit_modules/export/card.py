@@ -3,21 +3,22 @@
 All of it is read off the run; what nobody wrote down is said to be unknown.
 """
 
-from merit_modules.evaluation import versions
-from merit_modules.export.data_text import (
+from merit_modules.evaluation.evaluation import versions
+from merit_modules.evaluation.metrics.table import results_table
+from merit_modules.export.card_metadata import front_matter
+from merit_modules.export.card_text import (
     count_speakers,
     minutes_of,
     noise_lines,
     noise_size,
+    purpose,
     snr_text,
     speech_lines,
     ssl_start,
+    system_lines,
     training_lines,
     weights_text,
 )
-from merit_modules.export.front_matter import front_matter
-from merit_modules.export.system_text import purpose, system_lines
-from merit_modules.metrics.table import results_table
 
 _COMMANDS = {("se", "ser"): "analyze", ("se",): "enhance", ("ser",): "classify"}
 _SHOWN = {

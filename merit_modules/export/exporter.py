@@ -3,12 +3,12 @@
 import copy
 from pathlib import Path
 
+from merit_modules.cpu.int8 import quantize_
 from merit_modules.export.card import about_run, model_card
-from merit_modules.export.corpus import corpus_about
-from merit_modules.export.run import read_run
+from merit_modules.export.card_metadata import corpus_about
+from merit_modules.export.finished_run import read_run
 from merit_modules.pretrained import check_replaceable, save_folder
-from merit_modules.quantization import quantize_
-from merit_modules.saving import ONNX_FILES
+from merit_modules.pretrained.save import ONNX_FILES
 
 
 def export_run(
@@ -37,13 +37,13 @@ def export_run(
         and whose classes were read from its corpus.
     about : dict, optional
         Facts of the corpus that replace those of the run; see
-        :class:`~merit_modules.export.corpus.CorpusAbout`.
+        :class:`~merit_modules.export.card_metadata.CorpusAbout`.
     int8 : bool
         Quantise the linear layers, for CPUs; see
-        :mod:`merit_modules.quantization`.
+        :mod:`merit_modules.cpu.int8`.
     onnx : bool
         Also write ``model.onnx``, in 8 bits if ``int8`` is; see
-        :mod:`merit_modules.onnx_export`.
+        :mod:`merit_modules.export.onnx`.
 
     Returns
     -------
@@ -65,7 +65,7 @@ def export_run(
     folder = Path(folder)
     check_replaceable(folder)
     if onnx:
-        from merit_modules.onnx_export.export import check_packages
+        from merit_modules.export.onnx.writer import check_packages
 
         check_packages()
     run = read_run(run_folder, average, labels)
@@ -91,7 +91,7 @@ def export_run(
 
 def _write_onnx(run, folder, int8):
     # Its packages are asked for by those alone who want it.
-    from merit_modules.onnx_export.export import export_onnx
+    from merit_modules.export.onnx.writer import export_onnx
 
     export_onnx(
         run.system,

@@ -10,8 +10,15 @@ from ruamel.yaml.error import YAMLError
 from speechbrain.inference.interfaces import Pretrained
 from speechbrain.utils.fetching import LocalStrategy
 
+from merit_modules.cpu.int8 import check_device, is_quantized, quantize_
 from merit_modules.errors import InputError
 from merit_modules.inference.assembler import Assembler
+from merit_modules.inference.audio import (
+    AudioSink,
+    BlockResampler,
+    find_audio,
+    open_source,
+)
 from merit_modules.inference.batches import run_recordings
 from merit_modules.inference.emotion import (
     ClassReader,
@@ -19,22 +26,18 @@ from merit_modules.inference.emotion import (
     make_reader,
 )
 from merit_modules.inference.engine import Engine
-from merit_modules.inference.feeder import MIN_SAMPLES
 from merit_modules.inference.live import LiveSession
+from merit_modules.inference.prepack import prepack_
 from merit_modules.inference.recording import Recording
-from merit_modules.inference.resampling import BlockResampler
-from merit_modules.inference.sinks import AudioSink
-from merit_modules.inference.sources import find_audio, open_source
 from merit_modules.inference.windows import (
     LIVE,
+    MIN_SAMPLES,
     RECORDED,
     Windowing,
     latency,
 )
-from merit_modules.prepacking import prepack_
+from merit_modules.lengths import absolute_lengths, valid_mask
 from merit_modules.pretrained import HPARAMS_FILE
-from merit_modules.quantization import check_device, is_quantized, quantize_
-from merit_modules.shapes import absolute_lengths, valid_mask
 
 #: Seconds of a segment of the timeline, unless told otherwise.
 SEGMENT_S = 3.0
@@ -149,11 +152,11 @@ class SparseMERIT(Pretrained):
             How the copy is made, if not by copying.
         int8 : bool
             Quantise the linear layers after loading, for CPUs; see
-            :mod:`merit_modules.quantization`. A folder that was exported with
+            :mod:`merit_modules.cpu.int8`. A folder that was exported with
             ``--int8`` is quantised anyway.
         prepack : bool
             Arrange the weights after loading as a CPU reads them fastest; see
-            :mod:`merit_modules.prepacking`. The model can then neither be
+            ``inference.prepack``. The model can then neither be
             trained nor moved nor saved. Has no effect on a GPU, in another
             precision than fp32, or with ``freeze_params=False``.
         **kwargs : dict

@@ -4,8 +4,8 @@ import torch
 
 from merit_modules.errors import InputError
 from merit_modules.inference.assembler import Update
-from merit_modules.inference.feeder import WindowFeeder
-from merit_modules.inference.sources import ArraySource
+from merit_modules.inference.audio import ArraySource
+from merit_modules.inference.windows import WindowFeeder
 
 
 class LiveSession:

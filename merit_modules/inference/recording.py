@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import torch
 
-from merit_modules.inference.feeder import WindowFeeder
-from merit_modules.inference.resampling import BlockResampler
+from merit_modules.inference.audio import BlockResampler
+from merit_modules.inference.windows import WindowFeeder
 
 
 class Analysis(NamedTuple):

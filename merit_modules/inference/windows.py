@@ -10,6 +10,8 @@ samples; a live stream, whose end nobody knows, is cut the same way.
 from math import ceil, gcd
 from typing import NamedTuple
 
+import torch
+
 from merit_modules.errors import InputError
 
 
@@ -270,3 +272,209 @@ def latency(windowing, behind=None):
         first = window.own_start - behind.fade // 2
         waits.append(settled + windowing.right - first)
     return max(waits)
+
+
+#: Fewest samples that a system takes: the receptive field of one SSL frame.
+MIN_SAMPLES = 400
+
+
+class WindowFeeder:
+    """Cuts a recording that arrives block by block.
+
+    Arguments
+    ---------
+    windowing : Windowing
+        How it is cut.
+
+    Example
+    -------
+    >>> from merit_modules.inference.windows import Windowing
+    >>> feeder = WindowFeeder(Windowing(640, 320, 320, 160, 320))
+    >>> [len(wav) for _, wav in feeder.feed(torch.zeros(1500))]
+    [960]
+    >>> [len(wav) for _, wav in feeder.close()]
+    [1180]
+    """
+
+    def __init__(self, windowing):
+        self.windowing = windowing
+        self.n_samples = 0
+        self._number = 0
+        self._kept = torch.zeros(0)
+        self._kept_from = 0
+
+    def feed(self, block):
+        """Take the next samples.
+
+        Arguments
+        ---------
+        block : torch.Tensor
+            Samples (n,); any number, also none.
+
+        Yields
+        ------
+        tuple
+            Each :class:`~merit_modules.inference.windows.Window` that can be
+            computed by now, and its samples.
+        """
+        self._kept = torch.cat([self._kept, block])
+        self.n_samples += len(block)
+        while self.windowing.regular(self._number).stop <= self.n_samples:
+            window = self.windowing.regular(self._number)
+            yield window, self._take(window)
+            # The last window may reach back to where this one began.
+            self._kept = self._kept[window.start - self._kept_from :].clone()
+            self._kept_from = window.start
+            self._number += 1
+
+    def close(self):
+        """End the recording.
+
+        Yields
+        ------
+        tuple
+            The last window and its samples, unless the one before already saw
+            the end. A recording that is shorter than a frame is continued
+            with zeros.
+        """
+        first = self._number == 0
+        seen = 0 if first else self.windowing.regular(self._number - 1).stop
+        if self.n_samples > seen:
+            window = self.windowing.last(self._number, self.n_samples)
+            wav = self._take(window)
+            missing = max(0, MIN_SAMPLES - len(wav))
+            yield window, torch.nn.functional.pad(wav, (0, missing))
+
+    def _take(self, window):
+        start, stop = (at - self._kept_from for at in window[:2])
+        return self._kept[start:stop]
+
+
+class Piece(NamedTuple):
+    """A stretch of a recording, or a window of one.
+
+    Arguments
+    ---------
+    wav : torch.Tensor
+        Its samples (n,) as the system took them.
+    features : dict
+        Task name to features of its frames (T, R).
+    routing : dict
+        Task name to the best expert of each frame (T,), int8.
+    """
+
+    wav: torch.Tensor
+    features: dict
+    routing: dict
+
+    def cut(self, grid, start, stop=None):
+        """Take a part.
+
+        Arguments
+        ---------
+        grid : int
+            Samples from one frame to the next.
+        start : int
+            First sample; a multiple of ``grid``.
+        stop : int, optional
+            One after the last sample; a multiple of ``grid``.
+
+        Returns
+        -------
+        Piece
+            The part.
+        """
+        frames = slice(start // grid, stop if stop is None else stop // grid)
+        return Piece(
+            self.wav[start:stop],
+            {task: f[frames] for task, f in self.features.items()},
+            {task: e[frames] for task, e in self.routing.items()},
+        )
+
+
+def join(pieces):
+    """Put pieces one behind the other.
+
+    Arguments
+    ---------
+    pieces : sequence of Piece
+        One or more, of the same tasks.
+
+    Returns
+    -------
+    Piece
+        All of them.
+
+    Example
+    -------
+    >>> join([Piece(torch.zeros(2), {}, {}), Piece(torch.ones(1), {}, {})]).wav
+    tensor([0., 0., 1.])
+    """
+    wavs, features, routing = zip(*pieces)
+
+    def together(parts):
+        return {k: torch.cat([part[k] for part in parts]) for k in parts[0]}
+
+    return Piece(torch.cat(wavs), together(features), together(routing))
+
+
+class WindowJoiner:
+    """Joins the windows of one recording, in their order.
+
+    Arguments
+    ---------
+    windowing : Windowing
+        How it was cut.
+
+    Example
+    -------
+    >>> from merit_modules.inference.windows import Windowing
+    >>> windowing = Windowing(640, 320, 320, 0, 320)
+    >>> wav, joiner, pieces = torch.randn(1700), WindowJoiner(windowing), []
+    >>> for window in windowing.cut(1700):
+    ...     result = Piece(wav[window.start : window.stop], {}, {})
+    ...     pieces.append(joiner.add(window, result))
+    >>> pieces.append(joiner.finish())
+    >>> [len(piece.wav) for piece in pieces]
+    [640, 640, 420, 0]
+    >>> torch.equal(torch.cat([piece.wav for piece in pieces]), wav)
+    True
+    """
+
+    def __init__(self, windowing):
+        self.windowing = windowing
+        self._late = None
+
+    def add(self, window, result):
+        """Take the next window.
+
+        Arguments
+        ---------
+        window : Window
+            Where it lies.
+        result : Piece
+            What the system made of it.
+
+        Returns
+        -------
+        Piece
+            The stretch that it answers for.
+        """
+        grid = self.windowing.grid
+        start, stop = (at - window.start for at in window[2:4])
+        if window.own_stop == window.stop:
+            # The end of a recording lies between two frames.
+            self._late = result.cut(grid, -(-len(result.wav) // grid) * grid)
+            return result.cut(grid, start)
+        self._late = result.cut(grid, stop)
+        return result.cut(grid, start, stop)
+
+    def finish(self):
+        """End the recording.
+
+        Returns
+        -------
+        Piece
+            What the last window saw beyond the stretch that it answers for.
+        """
+        return self._late

@@ -2,7 +2,7 @@
 
 import torch
 
-from merit_modules.shapes import masked_mean, valid_mask
+from merit_modules.lengths import masked_mean, valid_mask
 
 SDR_FLOOR = 1e-4  # no reward beyond 40 dB
 

@@ -35,7 +35,7 @@ def load_balance(decision, load=None):
     Example
     -------
     >>> import torch
-    >>> from merit_modules.routers import RoutingDecision
+    >>> from merit_modules.moe.routers import RoutingDecision
     >>> probs = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     >>> index, weights = torch.tensor([[0], [0]]), torch.ones(2, 1)
     >>> load_balance(RoutingDecision(probs.log(), probs, index, weights))
@@ -68,7 +68,7 @@ def load_kl(decision, load=None):
     Example
     -------
     >>> import torch
-    >>> from merit_modules.routers import RoutingDecision
+    >>> from merit_modules.moe.routers import RoutingDecision
     >>> probs = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
     >>> index, weights = torch.tensor([[0], [1]]), torch.ones(2, 1)
     >>> load_kl(RoutingDecision(probs.log(), probs, index, weights))
@@ -99,7 +99,7 @@ def router_z(decision):
     Example
     -------
     >>> import torch
-    >>> from merit_modules.routers import RoutingDecision
+    >>> from merit_modules.moe.routers import RoutingDecision
     >>> logits = torch.full((3, 2), -torch.tensor(2.0).log())
     >>> router_z(RoutingDecision(logits, None, None, None))
     tensor(0.)
@@ -123,7 +123,7 @@ def expert_load(decision):
     Example
     -------
     >>> import torch
-    >>> from merit_modules.routers import RoutingDecision
+    >>> from merit_modules.moe.routers import RoutingDecision
     >>> index = torch.tensor([[0], [2], [2], [2]])
     >>> expert_load(RoutingDecision(None, torch.zeros(4, 3), index, None))
     tensor([0.2500, 0.0000, 0.7500])
@@ -149,7 +149,7 @@ def pool_load(decisions):
     Example
     -------
     >>> import torch
-    >>> from merit_modules.routers import RoutingDecision
+    >>> from merit_modules.moe.routers import RoutingDecision
     >>> def all_to(expert):
     ...     index = torch.full((4, 1), expert)
     ...     return RoutingDecision(None, torch.zeros(4, 2), index, None)

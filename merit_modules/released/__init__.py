@@ -3,10 +3,15 @@
 Their pickled parts are read without running any code in them. On the command
 line::
 
-    python -m merit_modules.released RELEASE_DIR OUT_DIR
+    merit convert RELEASE_DIR OUT_DIR
 """
 
-from merit_modules.released.convert import convert, read_release
-from merit_modules.released.inference import load_release
+from merit_modules.names import exports
 
-__all__ = ["convert", "load_release", "read_release"]
+__getattr__, __all__ = exports(
+    __name__,
+    {
+        "converter": "convert read_release",
+        "inference": "load_release",
+    },
+)

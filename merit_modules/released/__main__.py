@@ -4,8 +4,8 @@ import argparse
 import sys
 
 from merit_modules.errors import InputError
-from merit_modules.padding import RULES
-from merit_modules.released.convert import convert
+from merit_modules.lengths import RULES
+from merit_modules.released.converter import convert
 
 
 def main(argv=None):
@@ -80,7 +80,7 @@ def describe(release):
     Arguments
     ---------
     release : Release
-        From :func:`~merit_modules.released.convert.read_release`.
+        From :func:`~merit_modules.released.converter.read_release`.
 
     Returns
     -------
@@ -91,7 +91,7 @@ def describe(release):
     -------
     >>> from pathlib import Path
     >>> import torch
-    >>> from merit_modules.released.convert import Release
+    >>> from merit_modules.released.converter import Release
     >>> from merit_modules.released.files import ReleasedPart
     >>> part = ReleasedPart(Path("final_ser.pt"), {"w": torch.ones(2, 3)})
     >>> print(describe(Release(Path("."), {"ser": part}, None, None, {}, [])))

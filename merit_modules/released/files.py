@@ -1,17 +1,19 @@
 """Find the authors' files in a folder and read them without running pickles."""
 
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from huggingface_hub import snapshot_download
 
 from merit_modules.errors import InputError
+from merit_modules.released.naming import ReleaseError
 from merit_modules.released.parts import PARTS
 from merit_modules.released.pickles import read_statistics
-from merit_modules.released.sizes import ReleaseError
-from merit_modules.released.wavlm_config import check_cfg
+from merit_modules.released.wavlm import check_cfg
 
 FINAL_FILES = {part: f"final_{part}.pt" for part in PARTS}
 PRETRAINED_FILES = {
@@ -363,3 +365,52 @@ def _read_training(path):
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InputError(f"{path}: {key}: expected a number, got {value!r}")
     return told
+
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def local_folder(source):
+    """Give the folder of a release, fetched from the hub where it must be.
+
+    What was fetched before is taken from the hub's cache, also without a
+    network. A local folder of that name goes before the hub.
+
+    Arguments
+    ---------
+    source : str or Path
+        A folder, or ``owner/name`` of a repository.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    InputError
+        If it is neither, or cannot be fetched.
+
+    Example
+    -------
+    >>> local_folder(getfixture("tmp_path")).is_dir()
+    True
+    >>> local_folder("/nowhere/at/all")
+    Traceback (most recent call last):
+    merit_modules.errors.InputError: /nowhere/at/all: expected a folder...
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    if Path(source).exists() or not _HUB_NAME.fullmatch(str(source)):
+        raise InputError(
+            f"{source}: expected a folder, or owner/name of a repository on "
+            "the Hugging Face hub"
+        )
+    try:
+        return Path(snapshot_download(str(source)))
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"{source}: no such folder here, and it cannot be fetched from "
+            f"the hub: {reason}"
+        ) from error

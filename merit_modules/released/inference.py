@@ -7,12 +7,12 @@ from torch import nn
 
 from merit_modules.errors import InputError
 from merit_modules.pretrained import HPARAMS_FILE, load_folder
-from merit_modules.released.convert import (
+from merit_modules.released.converter import (
     build_system,
     choose_labels,
     read_release,
 )
-from merit_modules.released.source import local_folder
+from merit_modules.released.files import local_folder
 
 
 class Routing(NamedTuple):

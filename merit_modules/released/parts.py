@@ -3,21 +3,21 @@
 Their task order is 0 = se, 1 = ser.
 """
 
-from merit_modules.experts import ExpertPool, LayerMixingPool
-from merit_modules.layer_mix import LayerNormConcat, WeightedLayerSum
-from merit_modules.mixture import ExpertMixture
-from merit_modules.pooling import AttentiveStatsPooling
+from merit_modules.heads.se import SEHead
+from merit_modules.heads.ser import AttentiveStatsPooling, SERHead
+from merit_modules.heads.spectral import LogSpectrum
+from merit_modules.moe.experts import ExpertPool, LayerMixingPool
+from merit_modules.moe.layer_mix import LayerNormConcat, WeightedLayerSum
+from merit_modules.moe.mixture import ExpertMixture
+from merit_modules.moe.routers import TopKRouter
 from merit_modules.released.naming import (
+    ReleaseError,
     Renaming,
     count_numbered,
+    read_size,
     template_pattern,
 )
-from merit_modules.released.sizes import ReleaseError, read_size
 from merit_modules.released.wavlm import WAVLM_NAMES
-from merit_modules.routers import TopKRouter
-from merit_modules.se_head import SEHead
-from merit_modules.ser_head import SERHead
-from merit_modules.spectral import LogSpectrum
 
 TASKS = ("se", "ser")
 STFT_HOP_LENGTH = 160  # samples; no tensor shows it
@@ -172,7 +172,7 @@ def build_mixture(state, layers=None, top_k=1, gradient="straight_through"):
     top_k : int
         Experts per frame.
     gradient : str
-        See :class:`~merit_modules.routers.TopKRouter`.
+        See :class:`~merit_modules.moe.routers.TopKRouter`.
 
     Returns
     -------

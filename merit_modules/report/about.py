@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from merit_modules.significance.bootstrap import FEW_UNITS
+from merit_modules.report.significance.bootstrap import FEW_UNITS
 
 _HOW = {
     "bootstrap": "paired bootstrap over speakers ({n} resamples)",

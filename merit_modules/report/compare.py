@@ -5,17 +5,16 @@ from typing import NamedTuple
 import numpy as np
 
 from merit_modules.errors import InputError
-from merit_modules.report.study import numbers
-from merit_modules.significance.bootstrap import Bootstrap
-from merit_modules.significance.comparison import holm
-from merit_modules.significance.paired_tests import (
+from merit_modules.report.significance.bootstrap import Bootstrap
+from merit_modules.report.significance.comparison import holm
+from merit_modules.report.significance.paired_tests import (
     mcnemar,
     random_subsets,
     subset_t_test,
     wilcoxon,
 )
-from merit_modules.significance.permutation import permute_units
-from merit_modules.significance.scores import (
+from merit_modules.report.significance.permutation import permute_units
+from merit_modules.report.significance.scores import (
     DECISION_SCORES,
     concordance,
     confusions,
@@ -23,6 +22,7 @@ from merit_modules.significance.scores import (
     moments,
     sums,
 )
+from merit_modules.report.study import numbers
 
 NOISY = "noisy input"
 MEAN = "mean"

@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from merit_modules.metrics.classification import classification_scores
+from merit_modules.evaluation.metrics.classification import (
+    classification_scores,
+)
 
 #: Score to heading, of what is not told by class.
 _WHOLE = {
@@ -24,7 +26,7 @@ def score_emotions(study):
     -------
     dict
         System to condition to what
-        :func:`~merit_modules.metrics.classification.classification_scores`
+        :func:`~merit_modules.evaluation.metrics.classification.classification_scores`
         returns: precision, recall, F1 per class, confusion counts,
         calibration error and more. Systems without decisions are absent.
     """

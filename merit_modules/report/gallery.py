@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
+from merit_modules.evaluation.routing_log import read_routing
 from merit_modules.report.figures.conflict import draw_conflict
 from merit_modules.report.figures.confusion import draw_confusions
 from merit_modules.report.figures.curves import draw_curves
@@ -15,7 +16,6 @@ from merit_modules.report.figures.examples import SIDES, draw_example
 from merit_modules.report.figures.loads import draw_loads
 from merit_modules.report.figures.style import finish
 from merit_modules.report.writers import heading_of
-from merit_modules.routing_log import read_routing
 
 MAX_SYSTEMS = 4  # of confusion matrices and examples
 MAX_EXAMPLES = 2  # per system

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from merit_modules.routing_analysis import FACTORS, analyse_routing
-from merit_modules.routing_log import read_routing
+from merit_modules.evaluation.routing_log import read_routing
+from merit_modules.report.routing_analysis import FACTORS, analyse_routing
 
 ALPHA = 0.05
 
@@ -41,7 +41,7 @@ def analyse_runs(study, seed=0):
     -------
     dict
         System to a list of analyses, one per run: what
-        :func:`~merit_modules.routing_analysis.analyse_routing` found over
+        ``routing_analysis.analyse_routing`` found over
         all conditions, with ``fold``, ``seed`` and ``expert_removal`` of the
         run (empty where it was not asked for). Systems without routers are
         absent.

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from merit_modules.errors import InputError
-from merit_modules.score_table import read_table
+from merit_modules.evaluation.run_folder import read_table
 
 RESULTS, SCORES = "results.json", "scores.csv"
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from merit_modules.errors import InputError
 from merit_modules.report.runs import check_comparable, find_runs, read_run
-from merit_modules.significance.bootstrap import units_of
+from merit_modules.report.significance.bootstrap import units_of
 
 
 class Condition(NamedTuple):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import WavLMModel
 
-from merit_modules.shapes import absolute_lengths, valid_mask
+from merit_modules.lengths import absolute_lengths, valid_mask
 
 EPS = 1e-6
 

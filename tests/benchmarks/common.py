@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from merit_modules.peak_memory import PeakMemory
+from merit_modules.evaluation.cost import PeakMemory
 
 PACKAGES = ("torch", "speechbrain", "transformers")
 

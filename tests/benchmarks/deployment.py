@@ -24,12 +24,14 @@ from common import (
     write_json,
 )
 
-from merit_modules import recipe
+from merit_modules.evaluation.metrics.classification import (
+    classification_scores,
+)
+from merit_modules.evaluation.metrics.enhancement import si_sdr_db
 from merit_modules.export.exporter import export_run
+from merit_modules.export.onnx.runtime import OnnxMERIT
 from merit_modules.inference import SparseMERIT
-from merit_modules.metrics.classification import classification_scores
-from merit_modules.metrics.enhancement import si_sdr_db
-from merit_modules.onnx_export.runtime import OnnxMERIT
+from merit_modules.training import recipe
 
 COLUMNS = (
     ("form", "form", "{}"),

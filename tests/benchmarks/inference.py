@@ -25,8 +25,8 @@ import torch
 import whole_system
 from baseline import Baseline, check_equal
 
-from merit_modules.prepacking import prepack_
-from merit_modules.quantization import quantize_
+from merit_modules.cpu.int8 import quantize_
+from merit_modules.inference.prepack import prepack_
 
 TASKS = {"both": ("se", "ser"), "emotion": ("ser",), "speech": ("se",)}
 #: Heading, key of a row, format.

@@ -29,10 +29,10 @@ import torch
 from common import machine, print_table, write_json
 from systems import build
 
+from merit_modules.evaluation.cost import PeakMemory
+from merit_modules.evaluation.metrics.enhancement import si_sdr_db
 from merit_modules.inference import SparseMERIT
-from merit_modules.inference.sources import find_audio
-from merit_modules.metrics.enhancement import si_sdr_db
-from merit_modules.peak_memory import PeakMemory
+from merit_modules.inference.audio import find_audio
 
 RATE_HZ = 16000
 LENGTHS = (

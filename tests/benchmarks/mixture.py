@@ -17,11 +17,11 @@ from functools import partial
 import common
 import torch
 
-from merit_modules.cost import pair_share
-from merit_modules.experts import ExpertPool
-from merit_modules.layer_mix import LayerNormConcat
-from merit_modules.mixture import ExpertMixture, plan_dispatch
-from merit_modules.routers import TopKRouter
+from merit_modules.evaluation.cost import pair_share
+from merit_modules.moe.experts import ExpertPool
+from merit_modules.moe.layer_mix import LayerNormConcat
+from merit_modules.moe.mixture import ExpertMixture, plan_dispatch
+from merit_modules.moe.routers import TopKRouter
 
 TASKS = ("se", "ser")
 #: Heading, key of a row, format.

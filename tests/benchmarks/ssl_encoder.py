@@ -34,10 +34,10 @@ from common import (
     write_json,
 )
 
-from merit_modules.cost import count_macs
-from merit_modules.prepacking import can_prepack, prepack_
-from merit_modules.shapes import absolute_lengths, valid_mask
-from merit_modules.ssl_encoder import SSLEncoder
+from merit_modules.evaluation.cost import count_macs
+from merit_modules.inference.prepack import can_prepack, prepack_
+from merit_modules.lengths import absolute_lengths, valid_mask
+from merit_modules.ssl.encoder import SSLEncoder
 
 SAMPLE_RATE_HZ = 16000
 STYLES = {

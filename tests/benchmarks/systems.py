@@ -29,10 +29,14 @@ from pathlib import Path
 
 import torch
 
-from merit_modules.cost import count_macs, count_parameters, pair_share
+from merit_modules.evaluation.cost import (
+    PeakMemory,
+    count_macs,
+    count_parameters,
+    pair_share,
+)
 from merit_modules.hparams import load_hparams
-from merit_modules.normalization import WaveformNormalizer
-from merit_modules.peak_memory import PeakMemory
+from merit_modules.system import WaveformNormalizer
 
 HPARAMS = Path(__file__).resolve().parents[2] / "hparams"
 SYSTEMS = (

@@ -34,9 +34,9 @@ from common import (
     write_json,
 )
 
-from merit_modules import recipe
 from merit_modules.data.audio import resampler
 from merit_modules.data.mixing import mix_at_snr
+from merit_modules.training import recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = (

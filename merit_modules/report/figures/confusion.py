@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib import rc_context
 
 from merit_modules.report.figures.style import RC, new_figure
-from merit_modules.significance.scores import confusions
+from merit_modules.report.significance.scores import confusions
 
 
 def draw_confusions(study, systems, conditions):

@@ -23,7 +23,7 @@ def draw_loads(analysis):
     ---------
     analysis : dict
         Of one run, from
-        :func:`~merit_modules.routing_analysis.analyse_routing`.
+        :func:`~merit_modules.report.routing_analysis.analyse_routing`.
 
     Returns
     -------

@@ -25,7 +25,7 @@ from speechbrain.utils.logger import get_logger
 
 from merit_modules.data.audio import raise_if_broken
 from merit_modules.data.manifest import DATA_ROOT
-from merit_modules.data.noise_corpora import (
+from merit_modules.data.noise.corpora import (
     noise_manifests,
     noise_stamp,
     prepare_noise,
@@ -71,7 +71,7 @@ def prepare_iemocap(
     noise_folder : str, Path or dict
         Any folder of noise (what ``{data_root}`` stands for in the noise
         manifests), or several corpora; see
-        :mod:`merit_modules.data.noise_corpora`.
+        :mod:`merit_modules.data.noise.corpora`.
     manifest_folder : str or Path
         Where ``train.json``, ``valid.json``, ``test.json`` and the three
         noise manifests go.

@@ -8,8 +8,8 @@
 from speechbrain.utils.logger import get_logger
 
 from merit_modules.data.preparation import check_disjoint
+from merit_modules.data.seeding import keyed_seed
 from merit_modules.errors import InputError
-from merit_modules.seeding import keyed_seed
 
 logger = get_logger(__name__)
 

@@ -8,7 +8,7 @@
 
 import sys
 
-from merit_modules import recipe
+from merit_modules.training import recipe
 
 if __name__ == "__main__":
     sys.exit(recipe.run(recipe.train_and_test))

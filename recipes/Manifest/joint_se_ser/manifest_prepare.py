@@ -15,7 +15,7 @@ from speechbrain.utils.logger import get_logger
 
 from merit_modules.data.audio import raise_if_broken
 from merit_modules.data.manifest import DATA_ROOT
-from merit_modules.data.noise_corpora import (
+from merit_modules.data.noise.corpora import (
     noise_manifests,
     noise_stamp,
     prepare_noise,
@@ -117,7 +117,7 @@ def prepare_manifest(
     noise_folder : str, Path or dict
         Any folder of noise (what ``{data_root}`` stands for in the noise
         manifests), or several corpora; see
-        :mod:`merit_modules.data.noise_corpora`. In the speech manifests
+        :mod:`merit_modules.data.noise.corpora`. In the speech manifests
         ``{data_root}`` is the CSV file's folder; audio elsewhere has its
         absolute path.
     manifest_folder : str or Path

@@ -1,0 +1,162 @@
+"""What a command is given to work on: files, folders, lists, standard input."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from merit_modules.errors import InputError
+
+#: Standard input, and what it is called in results.
+STANDARD_INPUT, STANDARD_INPUT_NAME = "-", "stdin"
+#: Endings of text files that list paths.
+LIST_ENDINGS = (".txt", ".lst")
+
+
+class Job(NamedTuple):
+    """A recording to work on.
+
+    Arguments
+    ---------
+    file : str
+        Its path as it was given: its name in the results.
+    path : str
+        The absolute path; ``-`` for standard input.
+    stem : str
+        Where its outputs go below the output folder, without an ending.
+    """
+
+    file: str
+    path: str
+    stem: str
+
+    @property
+    def key(self):
+        """What tells it from any other."""
+        return printable(self.path)
+
+
+def printable(path):
+    r"""Give a path as text that every text file can hold.
+
+    Arguments
+    ---------
+    path : str or Path
+        A path, of any bytes.
+
+    Returns
+    -------
+    str
+        The same, but bytes that are not UTF-8 are spelt out.
+
+    Example
+    -------
+    >>> print(printable("Gl\u00fcck.wav"), printable("Gl\udcfcck.wav"))
+    Glück.wav Gl\xfcck.wav
+    """
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def collect_jobs(inputs, is_output=None):
+    """List the recordings, each once however often it is given.
+
+    Arguments
+    ---------
+    inputs : sequence of str
+        Audio files, folders (all audio at any depth), text files that list
+        paths, or ``-``.
+    is_output : callable, optional
+        Tells of a folder and a file in it whether it is a command's own
+        output there, to be left out.
+
+    Returns
+    -------
+    list of Job
+        In the order given; a folder's in alphabetical order.
+
+    Raises
+    ------
+    InputError
+        If something named on the command line is not there, or holds no
+        audio, or a list is not text.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> for name in ("a.wav", "b.wav"):
+    ...     (folder / name).touch()
+    >>> _ = (folder / "some.txt").write_text("# mine\\nb.wav\\n\\nc.wav\\n")
+    >>> jobs = collect_jobs([f"{folder}/some.txt", str(folder), "-"])
+    >>> [job.stem for job in jobs]
+    ['b', 'c', 'a', 'stdin']
+    """
+    jobs = {}
+    for given in inputs:
+        for job in _jobs_of(given, is_output):
+            jobs.setdefault(job.path, job)
+    return list(jobs.values())
+
+
+def _jobs_of(given, is_output):
+    if given == STANDARD_INPUT:
+        return [Job(STANDARD_INPUT_NAME, given, STANDARD_INPUT_NAME)]
+    if os.path.isdir(given):
+        return _in_folder(given, is_output)
+    if not os.path.exists(given):
+        raise InputError(f"{given}: there is no such file or folder")
+    if given.lower().endswith(LIST_ENDINGS):
+        return _in_list(given, is_output)
+    return [_job(given, os.path.basename(given))]
+
+
+def _job(path, relative):
+    absolute = os.path.abspath(path)
+    return Job(printable(path), absolute, os.path.splitext(relative)[0])
+
+
+def _in_folder(folder, is_output, below=""):
+    # Late: it takes a while, and `merit --help` needs none of it.
+    from merit_modules.inference.audio import find_audio
+
+    files = [
+        path
+        for path in find_audio(folder)
+        if is_output is None or not is_output(folder, path)
+    ]
+    if not files:
+        raise InputError(
+            f"{folder}: no audio file in this folder but those that were "
+            "written by an earlier run"
+        )
+    return [
+        _job(str(path), os.path.join(below, path.relative_to(folder)))
+        for path in files
+    ]
+
+
+def _in_list(path, is_output):
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: expected a text file with a path on each line: {error}"
+        ) from None
+    names = [line.strip() for line in lines]
+    names = [name for name in names if name and not name.startswith("#")]
+    if not names:
+        raise InputError(f"{path}: no path in this list")
+    jobs = []
+    for name in names:
+        listed = os.path.join(os.path.dirname(path), name)
+        below = _below(name)
+        if os.path.isdir(listed):
+            jobs += _in_folder(listed, is_output, below)
+        else:
+            jobs.append(_job(listed, below or os.path.basename(name)))
+    return jobs
+
+
+def _below(name):
+    """Return where a listed path lies below its list; '' if elsewhere."""
+    name = os.path.normpath(name)
+    outside = os.path.isabs(name) or name.split(os.sep)[0] in ("..", ".")
+    return "" if outside else name

@@ -1,0 +1,117 @@
+"""``merit demo``: a page in the browser on a trained model."""
+
+import argparse
+import sys
+
+LOCAL = ("127.0.0.1", "::1", "localhost")
+
+
+def add_parser(subparsers):
+    """Add the subcommand.
+
+    Arguments
+    ---------
+    subparsers : argparse._SubParsersAction
+        Where it goes.
+
+    Example
+    -------
+    >>> parser = argparse.ArgumentParser()
+    >>> add_parser(parser.add_subparsers())
+    >>> parser.parse_args(["demo", "--model", "DIR"]).host
+    '127.0.0.1'
+    """
+    parser = subparsers.add_parser(
+        "demo",
+        help="a local page: record or upload, hear, see",
+        description="Serve a page on which a model enhances and recognises "
+        "what is recorded or uploaded. Nothing leaves this machine. Needs "
+        "Gradio (pip install 'merit-modules[demo]'). Ends with Ctrl-C.",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="DIR",
+        required=True,
+        help="folder of the model, or its name on the hub",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen at; others than the default let other "
+        "machines in (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--port",
+        type=_port,
+        default=0,
+        help="port; 0 takes a free one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-upload-mb",
+        type=_positive,
+        default=100.0,
+        metavar="MB",
+        help="largest upload (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--max-minutes",
+        type=_positive,
+        default=30.0,
+        metavar="MIN",
+        help="longest recording (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        help="where the model computes: cpu, cuda (default: %(default)s)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args):
+    """Serve the page until it is stopped.
+
+    Arguments
+    ---------
+    args : argparse.Namespace
+        What :func:`add_parser` asked for.
+
+    Returns
+    -------
+    int
+        Exit code.
+    """
+    from merit_modules.commands.demo.page import Limits
+    from merit_modules.commands.demo.server import serve
+    from merit_modules.inference import SparseMERIT
+
+    model = SparseMERIT.from_hparams(
+        source=args.model, run_opts={"device": args.device}
+    )
+    if args.host not in LOCAL:
+        print(
+            f"warning: whoever reaches {args.host} can use this page, and "
+            "browsers give it no microphone without HTTPS",
+            file=sys.stderr,
+        )
+    limits = Limits(args.max_upload_mb, args.max_minutes)
+    serve(model, limits, args.host, args.port, say=_say)
+    return 0
+
+
+def _say(address):
+    print(f"{address} (Ctrl-C ends it)", flush=True)
+
+
+def _port(text):
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"expected 0 to 65535, got {port}")
+    return port
+
+
+def _positive(text):
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected more than 0, got {text}")
+    return number

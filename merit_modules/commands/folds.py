@@ -1,0 +1,324 @@
+#!/usr/bin/env python3
+"""Run a recipe for several folds and seeds, and summarise what came out.
+
+> python run_folds.py recipes/EMODB/joint_se_ser/train.py \
+      hparams/sparse_merit.yaml --folds 0-4 --seeds 1,2 --gpus 0,1 \
+      -- --data_folder /corpora/EMO-DB --noise_folder /corpora/noise
+
+Each run is the recipe's own command in a process of its own, with a folder of
+its own below ``--out``; what stands after ``--`` is handed on. The same
+command goes on where it was stopped: finished runs are skipped, others resume.
+``summary.json`` and ``summary.md`` hold means and standard deviations.
+
+Exit code: 0 if all runs finished, 1 if some failed (the others were run all
+the same), 2 after an error in the command itself, 130 if interrupted.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from merit_modules.commands.processes import Task, run_tasks, threads_each
+from merit_modules.data.manifest import write_atomically
+from merit_modules.errors import InputError
+from merit_modules.hparams import compose, parse_overrides
+from merit_modules.report.summary import read_run, summarise_runs, summary_table
+
+RECORD = "run.json"  # what a run's folder was made with, and whether whole
+LOG = "run.log"
+THREADS = "OMP_NUM_THREADS"
+#: Options that change nothing but where and how fast a run goes.
+HARMLESS = {"device", "num_workers", "num_metric_workers", "noprogressbar"}
+
+
+class Job(NamedTuple):
+    """One run.
+
+    Arguments
+    ---------
+    fold : int or None
+        Its fold; None: the recipe's own, or it has none.
+    seed : int
+        Its seed.
+    folder : Path
+        Its output folder.
+    settings : dict
+        All that its results hang on.
+    """
+
+    fold: int | None
+    seed: int
+    folder: Path
+    settings: dict
+
+    @property
+    def name(self):
+        """What to call it in messages."""
+        fold = "" if self.fold is None else f"fold {self.fold}, "
+        return f"{fold}seed {self.seed}"
+
+
+def main(argv):
+    """Run what is not finished yet, then summarise.
+
+    Arguments
+    ---------
+    argv : list of str
+        The command line.
+
+    Returns
+    -------
+    int
+        Exit code.
+    """
+    args, rest = parse_arguments(argv)
+    try:
+        train = Path(args.train).resolve()
+        if not train.is_file():
+            raise InputError(f"{args.train}: there is no such script")
+        hparams = find_hparams(train, args.hparams)
+        jobs, out = make_jobs(args, hparams, rest)
+        command = [sys.executable, str(train), str(hparams), *rest]
+        failed = run_unfinished(jobs, slots_of(args), command)
+        if failed is None:
+            print("interrupted; the same command goes on", file=sys.stderr)
+            return 130
+        write_summary(out, jobs, failed)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for name, reason in failed.items():
+        print(f"failed: {name}: {reason}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def parse_arguments(argv):
+    """Split the command line into this script's part and the recipe's."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("\n\n")[0],
+        epilog="What stands after -- is handed on to every run.",
+    )
+    parser.add_argument("train", help="a recipe's train.py")
+    parser.add_argument("hparams", help="its YAML file, as train.py takes it")
+    parser.add_argument("--folds", help="such as 1-5 or 1,3")
+    parser.add_argument("--seeds", help="such as 1-3 or 1,2")
+    several = parser.add_mutually_exclusive_group()
+    several.add_argument(
+        "--parallel",
+        type=int,
+        default=1,
+        metavar="N",
+        help="runs at a time, which share the cores",
+    )
+    several.add_argument("--gpus", help="such as 0,1: a run at a time on each")
+    parser.add_argument("--out", help="folder for all runs and the summary")
+    at = argv.index("--") if "--" in argv else len(argv)
+    return parser.parse_args(argv[:at]), argv[at + 1 :]
+
+
+def numbers(text, option):
+    """Read a list of numbers and ranges.
+
+    Example
+    -------
+    >>> numbers("1-3,7", "--folds")
+    [1, 2, 3, 7]
+    """
+    found = {}
+    for part in text.split(","):
+        ends = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        both = [int(end or ends[1]) for end in ends.groups()] if ends else []
+        if not both or both[1] < both[0]:
+            raise InputError(
+                f"{option}: expected numbers and ranges such as 1-3,7, "
+                f"got {part!r}"
+            )
+        found |= dict.fromkeys(range(both[0], both[1] + 1))
+    return list(found)
+
+
+def find_hparams(train, name):
+    """Look for a YAML file beside train.py, then from where we are."""
+    for path in (train.parent / name, Path(name)):
+        if path.is_file():
+            return path.resolve()
+    raise InputError(
+        f"{name}: there is no such file, neither in {train.parent} nor here"
+    )
+
+
+def options_of(rest):
+    """Read the recipe's options.
+
+    Example
+    -------
+    >>> options_of(["--lr", "0.1", "--debug", "--top_k=2"])
+    {'lr': ['0.1'], 'debug': [], 'top_k': ['2']}
+    """
+    options, key = {}, None
+    for word in rest:
+        if word.startswith("--"):
+            key, has_value, value = word[2:].partition("=")
+            options[key] = [value] if has_value else []
+        elif key is None:
+            raise InputError(f"after --: expected --key value, got {word!r}")
+        else:
+            options[key].append(word)
+    own = {"fold": "--folds", "seed": "--seeds", "output_folder": "--out"}
+    for key, instead in own.items():
+        if key in options:
+            raise InputError(f"after --: {key} differs by run; use {instead}")
+    return options
+
+
+def make_jobs(args, hparams, rest):
+    """List the runs, those of one seed together, and their common folder."""
+    options, text = options_of(rest), compose(hparams)
+    tree = parse_overrides(text)
+    for key, wanted in (("fold", args.folds), ("seed", args.seeds)):
+        if wanted is not None and key not in tree:
+            raise InputError(f"--{key}s: {hparams} has no key {key!r}")
+    folds = [None] if args.folds is None else numbers(args.folds, "--folds")
+    given = tree.get("seed") if args.seeds is None else args.seeds
+    seeds = numbers(str(given), "--seeds")
+    corpus = (options.get("corpus_name") or [tree.get("corpus_name")])[0]
+    out = Path(args.out or f"results/{corpus}/folds/{hparams.stem}").absolute()
+    common = {
+        "hparams": hashlib.sha256(_code(text).encode()).hexdigest(),
+        "options": {k: v for k, v in options.items() if k not in HARMLESS},
+    }
+    jobs = []
+    for seed in seeds:
+        for fold in folds:
+            folder = out if fold is None else out / f"fold_{fold}"
+            settings = {**common, "fold": fold, "seed": seed}
+            jobs.append(Job(fold, seed, folder / f"seed_{seed}", settings))
+    for job in jobs:
+        check_settings(job)
+    return jobs, out
+
+
+def _code(text):
+    """Take comments and blank lines out of YAML text."""
+    lines = (re.sub(r"(^|\s)#.*", "", line) for line in text.splitlines())
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def read_record(job):
+    """Return the record in a run's folder; empty without one."""
+    try:
+        record = json.loads((job.folder / RECORD).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def check_settings(job):
+    """Refuse to go on with a run that was begun with other settings."""
+    old, new = read_record(job).get("settings"), job.settings
+    if old in (None, new):
+        return
+    options = old.get("options", {})
+    changed = [
+        f"--{k}"
+        for k in {**options, **new["options"]}
+        if options.get(k) != new["options"].get(k)
+    ]
+    if old.get("hparams") != new["hparams"]:
+        changed.append("the YAML file")
+    raise InputError(
+        f"{job.folder} holds a run with other settings (changed: "
+        f"{', '.join(changed)}); give another --out or delete it"
+    )
+
+
+def results_digest(job):
+    """Return a digest of a run's results, None without any."""
+    try:
+        data = (job.folder / "results.json").read_bytes()
+    except FileNotFoundError:
+        return None
+    return hashlib.sha256(data).hexdigest()
+
+
+def is_finished(job):
+    """Say whether a run ended well and its results are what it wrote."""
+    # results.json alone does not tell: it grows with each test condition.
+    digest = read_record(job).get("results")
+    return digest is not None and digest == results_digest(job)
+
+
+def write_record(job, results=None):
+    """Note what a run's folder is made with and, at its end, its results."""
+    record = {"settings": job.settings, "results": results}
+    write_atomically(job.folder / RECORD, json.dumps(record, indent=2) + "\n")
+
+
+def slots_of(args):
+    """List the environment of each of the runs at a time.
+
+    Example
+    -------
+    >>> slots_of(argparse.Namespace(gpus="0,1", parallel=1))
+    [{'CUDA_VISIBLE_DEVICES': '0'}, {'CUDA_VISIBLE_DEVICES': '1'}]
+    """
+    if args.gpus is not None:
+        gpus = [gpu.strip() for gpu in args.gpus.split(",")]
+        if not all(gpus):
+            raise InputError(f"--gpus: expected 0,1 or so, got {args.gpus!r}")
+        return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
+    if args.parallel < 1:
+        raise InputError(f"--parallel: expected 1 or more, got {args.parallel}")
+    share = {}
+    if args.parallel > 1 and THREADS not in os.environ:
+        # Each would take all cores, and wait for the others.
+        share = {THREADS: str(threads_each(args.parallel))}
+    return [dict(share) for _ in range(args.parallel)]
+
+
+def run_unfinished(jobs, slots, command):
+    """Run what is not finished; return as ``run_tasks`` does."""
+    tasks, job_of = [], {}
+    for job in jobs:
+        if is_finished(job):
+            print(f"{job.name}: finished before", flush=True)
+            continue
+        write_record(job)
+        job_of[job.name] = job
+        full = [*command, "--output_folder", str(job.folder)]
+        full += ["--seed", str(job.seed)]
+        full += [] if job.fold is None else ["--fold", str(job.fold)]
+        tasks.append(Task(job.name, full, job.folder / LOG))
+
+    def check(task):
+        job = job_of[task.name]
+        digest = results_digest(job)
+        if digest is None:
+            return "it ended without results.json"
+        write_record(job, digest)
+        return None
+
+    return run_tasks(tasks, slots, check)
+
+
+def write_summary(out, jobs, failed):
+    """Write and print the summary of the runs that finished."""
+    done = [job for job in jobs if job.name not in failed]
+    if not done:
+        return
+    missing = [f"{name}: {reason}" for name, reason in failed.items()]
+    runs = [read_run(job.folder, job.fold, job.seed) for job in done]
+    summary = summarise_runs(runs, missing)
+    text = json.dumps(summary, indent=2, allow_nan=False)
+    write_atomically(out / "summary.json", text + "\n")
+    write_atomically(out / "summary.md", summary_table(summary) + "\n")
+    print(f"\n{summary_table(summary)}\n\nSummary: {out}/summary.json")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Noise corpora: what there is, what a recipe takes of it, and when."""

@@ -1,0 +1,232 @@
+"""Write the noisy audio of an experiment's split to disk, once.
+
+> python -m merit_modules.data.offline.mix HPARAMS.yaml --split train --out DIR
+
+writes what training would hear in epoch 0 to ``DIR/train``. ``--split valid``
+and ``--split test`` (or another of ``test_sets``) do likewise, the test under
+each condition: ``DIR/test/unseen_-5dB`` and so on. ``--format pcm16`` halves
+the size. Other options replace keys of the YAML file, as they do in training:
+folders, ``--seed``, ``--train_snr_db``, ``--num_workers``. A recipe's own
+preparation is found if the command is called in the recipe's folder. The same
+command goes on where it was stopped.
+"""
+
+import argparse
+import io
+import sys
+from pathlib import Path
+
+import ruamel.yaml
+import speechbrain as sb
+from hyperpyyaml import load_hyperpyyaml, resolve_references
+
+from merit_modules.data.manifest import read_manifest
+from merit_modules.data.mixing import NoiseMixer
+from merit_modules.data.offline.write import FORMATS, write_mixtures
+from merit_modules.errors import InputError
+from merit_modules.hparams import compose, keys_of, parse_overrides
+
+KEYS = (
+    "prepare",
+    "manifest_folder",
+    "speech_root",
+    "noise_root",
+    "sample_rate_hz",
+    "max_duration_s",
+    "skip_broken_audio",
+    "num_workers",
+    "seed",
+    "mixture_seed",
+    "train_snr_db",
+    "valid_snr_db",
+    "test_sets",
+    "test_noise_sets",
+    "test_snrs_db",
+)
+
+
+def load_data_settings(path, overrides=None):
+    """Read from an experiment's YAML file what concerns its data.
+
+    Nothing else is built: no model is made, none is fetched.
+
+    Arguments
+    ---------
+    path : str or Path
+        HyperPyYAML file.
+    overrides : dict, optional
+        Keys to replace.
+
+    Returns
+    -------
+    dict
+        Values of ``KEYS``.
+
+    Raises
+    ------
+    InputError
+        If a key is missing or has no value, or the function that prepares
+        the corpus cannot be found.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "run.yaml"
+    >>> _ = path.write_text("".join(f"{key}: 1\\n" for key in KEYS[1:]))
+    >>> load_data_settings(path)
+    Traceback (most recent call last):
+    merit_modules.errors.InputError: ...run.yaml: expected a key 'prepare'
+    """
+    text = compose(path)
+    known = keys_of(text)
+    for key in overrides or {}:
+        if key not in known:
+            raise InputError(f"{path} has no key {key!r} to override")
+    for key in KEYS:
+        if key not in known:
+            raise InputError(f"{path}: expected a key {key!r}")
+    yaml = ruamel.yaml.YAML()
+    yaml.width = 4096
+    stream = io.StringIO()
+    try:
+        tree = yaml.load(resolve_references(text, overrides or {}))
+        yaml.dump({key: tree[key] for key in KEYS}, stream)
+        return load_hyperpyyaml(stream.getvalue())
+    except (ImportError, TypeError, ValueError) as error:
+        message = ": ".join(str(part) for part in error.args)
+        raise InputError(f"{path}: {message}") from error
+
+
+def mixtures_of(settings, split, epoch=0):
+    """List what there is to mix in a split, as the recipes mix it.
+
+    Arguments
+    ---------
+    settings : dict
+        From :func:`load_data_settings`; the corpus is prepared.
+    split : str
+        ``train``, ``valid`` or one of the test sets.
+    epoch : int
+        Which epoch's draws the training set gets.
+
+    Returns
+    -------
+    mixtures : dict
+        ``{folder: NoiseMixer}``, folders relative.
+
+    Raises
+    ------
+    InputError
+        If there is no such split or manifest, or an epoch is asked of a set
+        whose mixtures never change.
+
+    Example
+    -------
+    >>> mixtures_of({"test_sets": ["test1", "test2"]}, "test")
+    Traceback (most recent call last):
+    merit_modules.errors.InputError: split: expected one of train, valid,
+    test1, test2, got 'test'
+    """
+    splits = ["train", "valid", *settings["test_sets"]]
+    if split not in splits:
+        raise InputError(
+            f"split: expected one of {', '.join(splits)}, got {split!r}"
+        )
+    if epoch and split != "train":
+        raise InputError(
+            f"epoch: expected 0 for {split}, whose mixtures are the same in "
+            f"every epoch, got {epoch}"
+        )
+
+    def mixer(noise_set, snr_db, seed):
+        noise = _manifest(settings, f"noise_{noise_set}", "noise_root")
+        return NoiseMixer(noise, snr_db, seed, settings["sample_rate_hz"])
+
+    if split == "train":
+        train = mixer("train", settings["train_snr_db"], settings["seed"])
+        train.set_epoch(epoch)
+        return {split: train}
+    seed = settings["mixture_seed"]
+    if split == "valid":
+        return {split: mixer("valid", settings["valid_snr_db"], seed)}
+    return {
+        f"{split}/{name.removeprefix('test_')}_{snr_db:g}dB": mixer(
+            name, snr_db, seed
+        )
+        for name in settings["test_noise_sets"]
+        for snr_db in settings["test_snrs_db"]
+    }
+
+
+def _manifest(settings, name, root):
+    path = Path(settings["manifest_folder"]) / f"{name}.json"
+    return read_manifest(path, settings[root])
+
+
+def main(argv=None):
+    """Run the command.
+
+    Arguments
+    ---------
+    argv : list of str, optional
+        Its arguments; ``sys.argv[1:]`` by default.
+
+    Returns
+    -------
+    int
+        Exit code: 0 if all is written, 2 after an error that the user can
+        mend, told without a traceback, 130 if interrupted.
+
+    Example
+    -------
+    >>> main(["nowhere.yaml", "--split", "train", "--out", "mixtures"])
+    2
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m merit_modules.data.offline.mix",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("hparams", help="YAML file of an experiment")
+    parser.add_argument("--split", required=True, help="train, valid, test")
+    parser.add_argument("--out", required=True, help="folder to write to")
+    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0])
+    parser.add_argument("--epoch", type=int, default=0, help="train only")
+    options, rest = parser.parse_known_args(argv)
+    try:
+        _write(options, rest)
+    except (InputError, OSError) as error:
+        # One that comes from a loader's worker brings its traceback along.
+        message = str(error).strip().rsplit("\nOSError: ", 1)[-1]
+        print(f"error: {message}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _write(options, rest):
+    path = options.hparams
+    if not Path(path).is_file():
+        raise InputError(f"{path}: there is no such YAML file")
+    overrides = parse_overrides(sb.parse_arguments([path, *rest])[2])
+    settings = load_data_settings(path, overrides)
+    settings["prepare"]()
+    mixers = mixtures_of(settings, options.split, options.epoch)
+    speech = _manifest(settings, options.split, "speech_root")
+    for folder, mixer in mixers.items():
+        write_mixtures(
+            Path(options.out) / folder,
+            speech,
+            mixer,
+            settings["max_duration_s"],
+            options.format,
+            settings["num_workers"],
+            settings["skip_broken_audio"],
+        )
+        print(f"written: {Path(options.out) / folder}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

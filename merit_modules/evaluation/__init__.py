@@ -1,0 +1,11 @@
+"""A trained system under every test condition."""
+
+from merit_modules.names import exports
+
+__getattr__, __all__ = exports(
+    __name__,
+    {
+        "evaluation": "Evaluation TestCondition",
+        "routing_log": "Routing RoutingLog read_routing",
+    },
+)

@@ -1,0 +1,556 @@
+"""Test conditions: run them, score them, write what was found."""
+
+import contextlib
+import hashlib
+import json
+import platform
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import soundfile
+import speechbrain
+import torch
+import torchaudio
+import transformers
+from speechbrain.utils.data_utils import batch_pad_right
+from speechbrain.utils.logger import get_logger
+
+from merit_modules import __version__
+from merit_modules.data.manifest import write_atomically
+from merit_modules.data.mixing import write_recipes
+from merit_modules.errors import InputError
+from merit_modules.evaluation.cost import measure
+from merit_modules.evaluation.expert_removal import without_expert
+from merit_modules.evaluation.metrics.scoring import summarise
+from merit_modules.evaluation.metrics.table import results_table
+from merit_modules.evaluation.routing_log import RoutingLog
+from merit_modules.evaluation.run_folder import read_table, table_as_csv
+
+logger = get_logger(__name__)
+
+SIDES = ("noisy", "enhanced", "clean")
+RESULTS = "results.json"
+SCORES = "scores.csv"
+
+
+class TestCondition(NamedTuple):
+    """One way in which the test set is made noisy.
+
+    Arguments
+    ---------
+    noise_set : str or None
+        Name of the noise manifest; None for clean speech.
+    snr_db : float or None
+        Signal-to-noise ratio in dB; None for clean speech.
+    dataset : DynamicItemDataset
+        The test set under this condition.
+    noise : dict or None
+        The noise manifest.
+    test_set : str or None
+        Name of the speech manifest, where there are several.
+    """
+
+    noise_set: str | None
+    snr_db: float | None
+    dataset: object
+    noise: dict | None
+    test_set: str | None = None
+
+    __test__ = False  # not a test case, whatever its name
+
+    @property
+    def name(self):
+        """Name for tables and folders, such as ``unseen_-5dB``."""
+        name = "clean"
+        if self.noise_set is not None:
+            noise_set = self.noise_set.removeprefix("test_")
+            name = f"{noise_set}_{self.snr_db:g}dB"
+        return name if self.test_set is None else f"{self.test_set}_{name}"
+
+
+class ConditionScores:
+    """Collects what the system made of one condition, utterance by utterance.
+
+    Arguments
+    ---------
+    condition : TestCondition
+        What is evaluated.
+    scorer : EnhancementScorer
+        Scores enhancement beside the model.
+    folder : str or Path, optional
+        Where the first examples are written as WAV files.
+    n_examples : int
+        Number of utterances to write.
+    routing : bool
+        Keep which expert served which frame, if the system has routers.
+    """
+
+    def __init__(
+        self, condition, scorer, folder=None, n_examples=0, routing=False
+    ):
+        self.condition = condition
+        self.scorer = scorer
+        self.folder = folder and Path(folder)
+        self.n_examples = n_examples
+        self.routing = RoutingLog(scorer.sample_rate_hz) if routing else None
+        # The same utterances whatever the order of the batches.
+        self.examples = set(sorted(condition.dataset.data_ids)[:n_examples])
+        self.rows = {}
+        self.recipes = []
+
+    def add(self, utt_ids, records, wavs, recipes, mixture):
+        """Add a batch.
+
+        Arguments
+        ---------
+        utt_ids : list of str
+            Ids of the utterances.
+        records : list of dict
+            What the target noted of each; empty from a system that does not
+            recognise emotions.
+        wavs : tuple of list of torch.Tensor
+            Clean, noisy and enhanced waveforms (N,) of each utterance; None
+            in place of the last from a system that does not enhance.
+        recipes : list of MixRecipe
+            How the mixtures were made.
+        mixture : MixtureOutput
+            The routing decisions of the batch.
+        """
+        self.recipes += recipes
+        if self.routing is not None and mixture.routing:
+            self.routing.add(utt_ids, mixture, wavs[0])
+        for i, (utt_id, record) in enumerate(zip(utt_ids, records)):
+            self.rows[utt_id] = {**self._about(utt_id, recipes[i]), **record}
+            clean, noisy, enhanced = (w and w[i] for w in wavs)
+            if enhanced is not None:
+                self.scorer.submit(utt_id, clean, noisy, enhanced)
+            if utt_id in self.examples:
+                self._write(utt_id, (noisy, enhanced, clean))
+
+    def _about(self, utt_id, recipe):
+        entry = self.condition.dataset.data[utt_id]
+        noise = (self.condition.noise or {}).get(recipe.noise_id, {})
+        return {
+            "utt_id": utt_id,
+            "spk_id": entry.get("spk_id"),
+            "condition": self.condition.name,
+            "test_set": self.condition.test_set,
+            "noise_set": self.condition.noise_set,
+            "snr_db": self.condition.snr_db,
+            "noise": recipe.noise_id,
+            "noise_type": noise.get("noise_type"),
+        }
+
+    def _write(self, utt_id, wavs):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for side, wav in zip(SIDES, wavs):
+            if wav is None:
+                continue
+            # Float: a peak above 1 is written as it is, not clipped.
+            soundfile.write(
+                self.folder / f"{utt_id}_{side}.wav",
+                wav.numpy(),
+                self.scorer.sample_rate_hz,
+                subtype="FLOAT",
+            )
+
+    def finish(self, target):
+        """Score the condition.
+
+        Arguments
+        ---------
+        target : EmotionTarget or AttributeTarget
+            Scores what was recorded.
+
+        Returns
+        -------
+        dict
+            ``ser``, ``se`` and ``failures``, as in ``results.json``; without
+            the first or the second for a task that the system lacks.
+        """
+        scores, failures = self.scorer.collect()
+        found = {"failures": failures}
+        rows = [row for _, row in sorted(self.rows.items())]
+        if any(target.columns[0] in row for row in rows):
+            found["ser"] = target.scores(rows)
+        if scores:
+            found["se"] = summarise(scores, failures, self.scorer.metrics)
+        for utt_id, sides in scores.items():
+            for side, values in sides.items():
+                self.rows[utt_id] |= {
+                    f"{side}_{metric}": value
+                    for metric, value in values.items()
+                }
+        return found
+
+    def table(self):
+        """List the rows, after :meth:`finish`, by utterance."""
+        return [row for _, row in sorted(self.rows.items())]
+
+
+class Evaluation:
+    """Evaluates a trained system, condition by condition, and can go on.
+
+    What was evaluated before with the same weights and mixtures is kept, also
+    conditions that are in the grid no more and metrics that are asked for no
+    more. Writes, after each condition, ``results.json``, ``results.md`` and
+    ``scores.csv``; per condition a CSV of the mixtures, the routing decisions
+    and a folder of examples.
+
+    Arguments
+    ---------
+    brain : JointBrain
+        The trained brain.
+    scorer : EnhancementScorer
+        Scores enhancement beside the model.
+    output_folder : str or Path
+        The run's folder.
+    about : dict
+        What the run was (corpus, system, seed); goes into the results.
+    loader_kwargs : callable
+        Dataset to the arguments of its loader.
+    settings : dict
+        What else the scores hang on, as plain values.
+    """
+
+    def __init__(
+        self, brain, scorer, output_folder, about, loader_kwargs, settings
+    ):
+        self.brain = brain
+        self.scorer = scorer
+        self.folder = Path(output_folder)
+        self.loader_kwargs = loader_kwargs
+        validation = brain.load_best()
+        self.settings = {
+            **settings,
+            "validation": validation,
+            "weights": fingerprint(brain.system),
+        }
+        self.settings_key = _digest(self.settings)
+        self.results = {
+            **about,
+            "validation": validation,
+            "n_parameters": sum(p.numel() for p in brain.system.parameters()),
+            "versions": versions(),
+            "conditions": [],
+        }
+        self.rows = {}
+        self._to_extend = {}
+
+    def run(self, conditions, chosen=None, n_examples=0):
+        """Evaluate what is not evaluated yet.
+
+        Arguments
+        ---------
+        conditions : list of TestCondition
+            All conditions of the run.
+        chosen : sequence of str, optional
+            Names of those to evaluate now; all by default.
+        n_examples : int
+            Utterances per condition to write as WAV files.
+
+        Returns
+        -------
+        dict
+            The content of ``results.json``.
+
+        Raises
+        ------
+        InputError
+            If a chosen condition is not among the conditions.
+        """
+        names = [condition.name for condition in conditions]
+        chosen = names if chosen is None else list(chosen)
+        for name in chosen:
+            if name not in names:
+                raise InputError(
+                    f"conditions: expected some of {', '.join(names)}, "
+                    f"got {name!r}"
+                )
+        keys = {c.name: self._key(c) for c in conditions}
+        finished = self._take_over(keys)
+        for condition in conditions:
+            name = condition.name
+            if name in chosen and (
+                name not in finished or name in self._to_extend
+            ):
+                finished[name] = {
+                    **self._evaluate(condition, n_examples),
+                    "key": keys[name],
+                    "settings_key": self.settings_key,
+                }
+                self._extend(finished[name])
+                self._list(finished, names)
+                self._write()
+        return self.results
+
+    def _list(self, finished, names):
+        """In the order of the grid, then what is not in it."""
+        order = [*names, *(name for name in finished if name not in names)]
+        self.results["conditions"] = [
+            finished[name] for name in order if name in finished
+        ]
+
+    def _key(self, condition):
+        asked = [
+            condition.noise_set,
+            condition.snr_db,
+            condition.noise,
+            {k: v["wav"] for k, v in condition.dataset.data.items()},
+            self.settings,
+        ]
+        return _digest(asked)
+
+    def _take_over(self, keys):
+        """Keep what an earlier start evaluated under the same conditions."""
+        path = self.folder / RESULTS
+        if not path.is_file():
+            return {}
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        kept = {
+            entry["name"]: entry
+            for entry in earlier["conditions"]
+            if entry.get("settings_key") == self.settings_key
+            and keys.get(entry["name"], entry["key"]) == entry["key"]
+        }
+        if not kept:
+            return {}
+        _, table = read_table(self.folder / SCORES)
+        for row in table:
+            if row["condition"] in kept:
+                self.rows.setdefault(row["condition"], []).append(row)
+        for name, entry in kept.items():
+            missing = set(self.scorer.metrics) - set(metrics_of(entry))
+            if name in keys and "se" in entry and missing:
+                self._to_extend[name] = entry, self.rows[name]
+        self._list(kept, list(keys))
+        for extra in ("cost", "expert_removal"):
+            if extra in earlier:
+                self.results[extra] = earlier[extra]
+        finished = [name for name in kept if name not in self._to_extend]
+        logger.info(f"Evaluated before: {', '.join(finished) or 'nothing'}")
+        return kept
+
+    def _extend(self, entry):
+        """Add what an earlier evaluation found by other metrics."""
+        if entry["name"] not in self._to_extend:
+            return
+        earlier, rows = self._to_extend.pop(entry["name"])
+        others = set(metrics_of(earlier)) - set(self.scorer.metrics)
+        for side, values in entry["se"].items():
+            if isinstance(values, dict):
+                before = earlier["se"][side]
+                values |= {m: before[m] for m in before if m in others}
+        entry["failures"] += [
+            f for f in earlier["failures"] if f["metric"] in others
+        ]
+        before = {row["utt_id"]: row for row in rows}
+        for row in self.rows[entry["name"]]:
+            for side in SIDES[:2]:
+                names = [f"{side}_{metric}" for metric in others]
+                row |= {n: before[row["utt_id"]].get(n) for n in names}
+
+    def _evaluate(self, condition, n_examples):
+        start = time.monotonic()
+        scores = self._pass(
+            condition,
+            f"Testing: {condition.name}",
+            folder=self.folder / "examples" / condition.name,
+            n_examples=n_examples,
+            routing=True,
+        )
+        entry = {
+            "name": condition.name,
+            "test_set": condition.test_set,
+            "noise": condition.noise_set,
+            "snr_db": condition.snr_db,
+            **scores.finish(self.brain.target),
+            "routing": {
+                name: value
+                for name, value in self.brain.tracker.means().items()
+                if "load_" in name or "entropy" in name or "same" in name
+            },
+            "seconds": round(time.monotonic() - start, 1),
+        }
+        self.rows[condition.name] = scores.table()
+        write_recipes(
+            self.folder / "mixtures" / f"{condition.name}.csv",
+            scores.recipes,
+            condition.noise,
+        )
+        if entry["routing"]:
+            scores.routing.save(
+                self.folder / "routing" / f"{condition.name}.npz"
+            )
+        return entry
+
+    def _pass(self, condition, message, **options):
+        logger.info(message)
+        scores = ConditionScores(condition, self.scorer, **options)
+        self.brain.condition = scores
+        self.brain.evaluate(
+            condition.dataset,
+            test_loader_kwargs=self.loader_kwargs(condition.dataset),
+        )
+        return scores
+
+    def remove_experts(self, conditions):
+        """Score the system without each of its experts in turn.
+
+        Arguments
+        ---------
+        conditions : list of TestCondition
+            Under which conditions.
+
+        Returns
+        -------
+        list of dict
+            ``condition``, ``expert`` (None: all are there) and, of what the
+            system does, ``f1_macro`` and ``si_sdr_db``; also in
+            ``results.json`` as ``expert_removal``.
+        """
+        n_experts = len(self.brain.system.mixture.experts)
+        found = []
+        for condition in conditions:
+            for expert in (None, *range(n_experts)):
+                without = (
+                    contextlib.nullcontext()
+                    if expert is None
+                    else without_expert(self.brain.system, expert)
+                )
+                with without:
+                    scores = self._pass(
+                        condition,
+                        f"{condition.name}: without expert {expert}",
+                    ).finish(self.brain.target)
+                si_sdr = scores.get("se", {}).get("enhanced", {})
+                found.append(
+                    {
+                        "condition": condition.name,
+                        "expert": expert,
+                        "f1_macro": scores.get("ser", {}).get("f1_macro"),
+                        "si_sdr_db": si_sdr.get("si_sdr_db", {}).get("mean"),
+                    }
+                )
+        self.results["expert_removal"] = found
+        self._write()
+        return found
+
+    def measure_cost(self, dataset, max_duration_s):
+        """Note what the system costs; see ``cost.measure``.
+
+        Arguments
+        ---------
+        dataset : DynamicItemDataset
+            Where the audio comes from.
+        max_duration_s : float
+            Audio to measure on, in seconds.
+        """
+        wavs, seconds = [], 0.0
+        for utt_id in sorted(dataset.data_ids):
+            if seconds >= max_duration_s:
+                break
+            wavs.append(dataset[dataset.data_ids.index(utt_id)]["noisy_wav"])
+            seconds += len(wavs[-1]) / self.scorer.sample_rate_hz
+        batch = batch_pad_right(wavs)
+        device = self.brain.device
+        self.results["cost"] = measure(
+            self.brain.system.eval(),
+            batch[0].to(device),
+            batch[1].to(device),
+            seconds,
+        )
+        self._write()
+
+    def _write(self):
+        metrics = dict.fromkeys(self.scorer.metrics)
+        for entry in self.results["conditions"]:
+            metrics |= dict.fromkeys(metrics_of(entry))
+        measured = [f"{side}_{m}" for side in SIDES[:2] for m in metrics]
+        rows = [row for name in self._names() for row in self.rows[name]]
+        write_atomically(
+            self.folder / SCORES,
+            table_as_csv(rows, [*self.brain.target.columns, *measured]),
+        )
+        # After the scores: what it lists is there.
+        write_atomically(
+            self.folder / RESULTS,
+            json.dumps(self.results, indent=2, allow_nan=False) + "\n",
+        )
+        write_atomically(
+            self.folder / "results.md",
+            results_table(self.results, markdown=True),
+        )
+
+    def _names(self):
+        return [entry["name"] for entry in self.results["conditions"]]
+
+
+def metrics_of(entry):
+    """List the enhancement metrics of a condition's results.
+
+    Example
+    -------
+    >>> metrics_of({"se": {"n": 1, "noisy": {}, "enhanced": {"stoi": {}}}})
+    ['stoi']
+    >>> metrics_of({"ser": {}})
+    []
+    """
+    return list(entry.get("se", {}).get("enhanced", {}))
+
+
+def _digest(content):
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def fingerprint(system):
+    """Identify weights: the same for the same values, wherever they are.
+
+    Arguments
+    ---------
+    system : torch.nn.Module
+        The system.
+
+    Returns
+    -------
+    str
+        SHA-256 over all parameters and buffers.
+
+    Example
+    -------
+    >>> layer = torch.nn.Linear(2, 2)
+    >>> before = fingerprint(layer)
+    >>> before == fingerprint(layer)
+    True
+    >>> _ = layer.bias.data.add_(1)
+    >>> before == fingerprint(layer)
+    False
+    """
+    digest = hashlib.sha256()
+    for name, value in system.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def versions():
+    """Name the software that results depend on.
+
+    Returns
+    -------
+    dict
+        Package to version.
+
+    Example
+    -------
+    >>> "torch" in versions()
+    True
+    """
+    packages = (speechbrain, torch, torchaudio, transformers)
+    found = {package.__name__: package.__version__ for package in packages}
+    return {
+        "python": platform.python_version(),
+        "merit_modules": __version__,
+        **found,
+    }

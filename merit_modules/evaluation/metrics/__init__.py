@@ -1,0 +1,1 @@
+"""Scores of emotions and of enhanced speech. They know no model."""

@@ -1,0 +1,12 @@
+"""Features to an enhanced spectrum and to an emotion."""
+
+from merit_modules.names import exports
+
+__getattr__, __all__ = exports(
+    __name__,
+    {
+        "se": "Enhancement PaddedBLSTM SEHead",
+        "ser": "AttentiveStatsPooling MeanPooling SERHead",
+        "spectral": "LogSpectrum log1p_magnitude with_noisy_phase",
+    },
+)

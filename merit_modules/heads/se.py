@@ -1,0 +1,262 @@
+"""The SE head: features and noisy spectrum to an enhanced spectrum."""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from merit_modules.heads.spectral import log1p_magnitude, with_noisy_phase
+from merit_modules.lengths import valid_mask
+
+
+class Enhancement(NamedTuple):
+    """What the SE head made of a batch.
+
+    Arguments
+    ---------
+    log1p : torch.Tensor
+        Enhanced log1p feature (B, F, S); zero in padding.
+    mask : torch.Tensor
+        Spectral mask (B, F, S) in [0, 1]; zero in padding.
+    noisy_stft : torch.Tensor
+        Complex spectrum of the noisy input (B, F, S).
+    n_frames : torch.Tensor
+        Valid STFT frames per utterance (B,).
+    n_samples : torch.Tensor
+        Samples per utterance (B,) that the spectrum is made of.
+    """
+
+    log1p: torch.Tensor
+    mask: torch.Tensor
+    noisy_stft: torch.Tensor
+    n_frames: torch.Tensor
+    n_samples: torch.Tensor
+
+
+class SEHead(nn.Module):
+    """A BLSTM that masks the log1p feature (paper Sec. III, after BSSE-SE).
+
+    Arguments
+    ---------
+    spectrum : LogSpectrum
+        The spectral domain; gives the number of bins F.
+    feature_size : int
+        Width R of the SSL-side features.
+    hidden_size : int
+        Width of the BLSTM, whose directions are added (paper: 256).
+
+    Example
+    -------
+    >>> from merit_modules.heads.spectral import LogSpectrum
+    >>> head = SEHead(LogSpectrum(), feature_size=6, hidden_size=8)
+    >>> n_samples = torch.tensor([16000, 8000])
+    >>> out = head(
+    ...     torch.rand(2, 49, 6),
+    ...     torch.tensor([49, 24]),
+    ...     torch.randn(2, 16000),
+    ...     n_samples,
+    ... )
+    >>> out.mask.shape
+    torch.Size([2, 201, 101])
+    >>> head.to_wavs(out, 16000).shape
+    torch.Size([2, 16000])
+    """
+
+    def __init__(self, spectrum, feature_size, hidden_size=256):
+        super().__init__()
+        self.spectrum = spectrum
+        self.feature_size = feature_size
+        self.hidden_size = hidden_size
+        self.input_layer = nn.Linear(
+            spectrum.n_bins + feature_size, hidden_size
+        )
+        self.blstm = PaddedBLSTM(hidden_size, hidden_size, num_layers=2)
+        self.output_layer = nn.Linear(hidden_size, spectrum.n_bins)
+        # The mask starts near 1: enhancement begins by changing little.
+        nn.init.constant_(self.output_layer.bias, 3.0)
+
+    def forward(self, features, n_frames, noisy_wavs, n_samples):
+        """Estimate the enhanced spectrum.
+
+        Arguments
+        ---------
+        features : torch.Tensor
+            SSL-side features (B, T, R), one per 20 ms.
+        n_frames : torch.Tensor
+            Their valid frames (B,).
+        noisy_wavs : torch.Tensor
+            Normalised noisy waveforms (B, N).
+        n_samples : torch.Tensor
+            Their lengths in samples (B,).
+
+        Returns
+        -------
+        Enhancement
+            Enhanced feature, mask and noisy spectrum.
+        """
+        noisy_stft = self.spectrum(noisy_wavs, n_samples)
+        n_stft = self.spectrum.n_frames(n_samples)
+        noisy_log1p = log1p_magnitude(noisy_stft)
+        features = self._to_stft_rate(features, n_frames, noisy_stft.shape[-1])
+        hidden = torch.cat([noisy_log1p.transpose(1, 2), features], dim=-1)
+        hidden = self.blstm(self.input_layer(hidden), n_stft)
+        forward, backward = hidden.chunk(2, dim=-1)
+        hidden = forward + backward
+        mask = torch.sigmoid(self.output_layer(hidden)).transpose(1, 2)
+        mask = mask * valid_mask(n_stft, mask.shape[-1]).unsqueeze(1)
+        return Enhancement(
+            mask * noisy_log1p, mask, noisy_stft, n_stft, n_samples
+        )
+
+    @staticmethod
+    def _to_stft_rate(features, n_frames, n_stft):
+        # 20 ms to 10 ms: every frame twice, an utterance's last one onwards.
+        position = torch.arange(n_stft, device=features.device) // 2
+        index = torch.minimum(position, (n_frames - 1).unsqueeze(1))
+        return reorder(features, index)
+
+    def log1p_target(self, clean_wavs, n_samples):
+        """Compute what the enhanced feature should be.
+
+        Arguments
+        ---------
+        clean_wavs : torch.Tensor
+            Clean waveforms (B, N), normalised as the noisy ones.
+        n_samples : torch.Tensor
+            Lengths in samples (B,).
+
+        Returns
+        -------
+        torch.Tensor
+            Log1p feature (B, F, S).
+        """
+        with torch.no_grad():
+            return log1p_magnitude(self.spectrum(clean_wavs, n_samples))
+
+    def to_wavs(self, enhancement, n_max):
+        """Turn an enhanced feature into waveforms with the noisy phase.
+
+        Arguments
+        ---------
+        enhancement : Enhancement
+            What :meth:`forward` returned.
+        n_max : int
+            Padded length N.
+
+        Returns
+        -------
+        torch.Tensor
+            Waveforms (B, N), normalised as the noisy input was.
+        """
+        stft = with_noisy_phase(enhancement.log1p, enhancement.noisy_stft)
+        return self.spectrum.inverse(stft, enhancement.n_samples, n_max)
+
+
+class PaddedBLSTM(nn.LSTM):
+    """Bidirectional LSTM over padded utterances.
+
+    The backward direction starts at an utterance's own end. cuDNN does that
+    with packed sequences; on a CPU, where packing makes training about five
+    times slower, each utterance is reversed in place of the batch.
+
+    Arguments
+    ---------
+    input_size : int
+        Width of the input.
+    hidden_size : int
+        Width H of each direction.
+    num_layers : int
+        Number of layers.
+
+    Example
+    -------
+    >>> blstm = PaddedBLSTM(4, 3, num_layers=2)
+    >>> blstm(torch.rand(2, 7, 4), torch.tensor([7, 5])).shape
+    torch.Size([2, 7, 6])
+    """
+
+    def __init__(self, input_size, hidden_size, num_layers):
+        super().__init__(
+            input_size,
+            hidden_size,
+            num_layers,
+            bidirectional=True,
+            batch_first=True,
+        )
+
+    def forward(self, frames, n_frames):
+        """Run both directions.
+
+        Arguments
+        ---------
+        frames : torch.Tensor
+            Input (B, S, D).
+        n_frames : torch.Tensor
+            Valid frames per utterance (B,), at least 1.
+
+        Returns
+        -------
+        torch.Tensor
+            Both directions side by side (B, S, 2 H); only valid frames have a
+            meaning.
+        """
+        if frames.is_cuda:
+            return self._packed(frames, n_frames)
+        n_max = frames.shape[1]
+        if bool((n_frames == n_max).all()):
+            return super().forward(frames)[0]
+        position = torch.arange(n_max, device=frames.device)
+        last = n_frames.unsqueeze(1) - 1
+        # Valid frames back to front; padding stays where it is.
+        index = torch.where(position <= last, last - position, position)
+        for layer in range(self.num_layers):
+            back = self._direction(reorder(frames, index), layer, "_reverse")
+            frames = torch.cat(
+                [self._direction(frames, layer, ""), reorder(back, index)], -1
+            )
+        return frames
+
+    def _direction(self, frames, layer, suffix):
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        weights = [getattr(self, f"{name}_l{layer}{suffix}") for name in names]
+        start = frames.new_zeros(1, frames.shape[0], self.hidden_size)
+        # biases, layers, dropout, training, bidirectional, batch_first
+        options = (True, 1, 0.0, self.training, False, True)
+        return torch.lstm(frames, (start, start), weights, *options)[0]
+
+    def _packed(self, frames, n_frames):
+        packed = pack_padded_sequence(
+            frames, n_frames.cpu(), batch_first=True, enforce_sorted=False
+        )
+        packed, _ = super().forward(packed)
+        frames, _ = pad_packed_sequence(
+            packed, batch_first=True, total_length=frames.shape[1]
+        )
+        return frames
+
+
+def reorder(frames, index):
+    """Pick the frames of each utterance in a given order.
+
+    Arguments
+    ---------
+    frames : torch.Tensor
+        Frames (B, T, D).
+    index : torch.Tensor
+        Frame numbers (B, S).
+
+    Returns
+    -------
+    torch.Tensor
+        Frames (B, S, D).
+
+    Example
+    -------
+    >>> reorder(torch.tensor([[[1.0], [2.0]]]), torch.tensor([[1, 0, 0]]))
+    tensor([[[2.],
+             [1.],
+             [1.]]])
+    """
+    index = index.unsqueeze(-1).expand(-1, -1, frames.shape[-1])
+    return frames.gather(1, index)

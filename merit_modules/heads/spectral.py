@@ -1,0 +1,188 @@
+"""The spectral domain of the SE head: STFT, log1p feature and back again.
+
+Every utterance is transformed as if it were alone: it is reflected at its own
+end, not at the end of the padded batch, and its frames alone are overlapped
+and added. REFERENCE: paper Sec. III (SE head after BSSE-SE).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from merit_modules.lengths import valid_mask
+
+EPS = 1e-6  # released code: inside log1p and under the phase
+
+
+class LogSpectrum(nn.Module):
+    """STFT and its log1p magnitude, exact for each utterance of a batch.
+
+    Arguments
+    ---------
+    n_fft : int
+        FFT and window length in samples.
+    hop_length : int
+        Hop in samples.
+
+    Example
+    -------
+    >>> spectrum = LogSpectrum()
+    >>> wavs = torch.randn(2, 16000)
+    >>> n_samples = torch.tensor([16000, 8000])
+    >>> stft = spectrum(wavs, n_samples)
+    >>> stft.shape
+    torch.Size([2, 201, 101])
+    >>> again = spectrum.inverse(stft, n_samples, 16000)
+    >>> torch.allclose(again[1, :8000], wavs[1, :8000], atol=1e-5)
+    True
+    """
+
+    def __init__(self, n_fft=400, hop_length=160):
+        super().__init__()
+        self.n_fft = n_fft
+        self.hop_length = hop_length
+        window = torch.hamming_window(n_fft, periodic=True)
+        self.register_buffer("window", window, persistent=False)
+
+    @property
+    def n_bins(self):
+        """Number of frequency bins F."""
+        return self.n_fft // 2 + 1
+
+    def n_frames(self, n_samples):
+        """Number of STFT frames of an utterance of ``n_samples`` samples."""
+        return n_samples // self.hop_length + 1
+
+    def forward(self, wavs, n_samples):
+        """Transform waveforms.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Waveforms (B, N).
+        n_samples : torch.Tensor
+            Their lengths in samples (B,), each above ``n_fft // 2``.
+
+        Returns
+        -------
+        torch.Tensor
+            Complex spectrum (B, F, S); zero in padded frames.
+
+        Raises
+        ------
+        ValueError
+            If an utterance is too short to be reflected at its ends.
+        """
+        if n_samples.min() <= self.n_fft // 2:
+            raise ValueError(
+                f"expected more than {self.n_fft // 2} samples per "
+                f"utterance, got {int(n_samples.min())}"
+            )
+        stft = torch.stft(
+            self._reflect_ends(wavs, n_samples),
+            self.n_fft,
+            self.hop_length,
+            window=self.window,
+            center=False,
+            return_complex=True,
+        )
+        frames = valid_mask(self.n_frames(n_samples), stft.shape[-1])
+        return stft * frames.unsqueeze(1)
+
+    def _reflect_ends(self, wavs, n_samples):
+        half = self.n_fft // 2
+        position = torch.arange(
+            -half, wavs.shape[1] + half, device=wavs.device
+        ).abs()
+        last = (n_samples - 1).unsqueeze(1)
+        # Beyond the last sample walk back; positions past the reflection
+        # belong to no valid frame and only have to stay inside the row.
+        index = (last - (last - position).abs()).clamp_min(0)
+        return wavs.gather(1, index)
+
+    def inverse(self, stft, n_samples, n_max):
+        """Return to the waveform.
+
+        Arguments
+        ---------
+        stft : torch.Tensor
+            Complex spectrum (B, F, S).
+        n_samples : torch.Tensor
+            Lengths in samples (B,).
+        n_max : int
+            Padded length N of the result.
+
+        Returns
+        -------
+        torch.Tensor
+            Waveforms (B, N); zero in padding.
+        """
+        n_stft = stft.shape[-1]
+        frames = valid_mask(self.n_frames(n_samples), n_stft).unsqueeze(1)
+        windowed = torch.fft.irfft(stft, n=self.n_fft, dim=1)
+        windowed = windowed * self.window[:, None] * frames
+        weight = self.window.square()[:, None] * frames
+        wavs = self._overlap_add(windowed, n_max)
+        weight = self._overlap_add(weight, n_max)
+        samples = valid_mask(n_samples, n_max)
+        return torch.where(samples, wavs / weight.clamp_min(1e-11), 0.0)
+
+    def _overlap_add(self, frames, n_max):
+        length = self.n_fft + self.hop_length * (frames.shape[-1] - 1)
+        wavs = F.fold(
+            frames,
+            output_size=(1, length),
+            kernel_size=(1, self.n_fft),
+            stride=(1, self.hop_length),
+        )[:, 0, 0]
+        half = self.n_fft // 2
+        wavs = wavs[:, half : half + n_max]
+        return F.pad(wavs, (0, n_max - wavs.shape[1]))
+
+
+def log1p_magnitude(stft):
+    """Compute the SE feature ``log1p(|X| + 1e-6)``.
+
+    Arguments
+    ---------
+    stft : torch.Tensor
+        Complex spectrum (B, F, S).
+
+    Returns
+    -------
+    torch.Tensor
+        Feature (B, F, S).
+
+    Example
+    -------
+    >>> log1p_magnitude(torch.zeros(1, 2, 3, dtype=torch.cfloat)).shape
+    torch.Size([1, 2, 3])
+    """
+    return torch.log1p(stft.abs() + EPS)
+
+
+def with_noisy_phase(log1p, noisy_stft):
+    """Give an enhanced feature the phase of the noisy spectrum.
+
+    Arguments
+    ---------
+    log1p : torch.Tensor
+        Enhanced log1p feature (B, F, S).
+    noisy_stft : torch.Tensor
+        Complex noisy spectrum (B, F, S).
+
+    Returns
+    -------
+    torch.Tensor
+        Complex enhanced spectrum (B, F, S).
+
+    Example
+    -------
+    >>> noisy = torch.randn(1, 5, 7, dtype=torch.cfloat)
+    >>> same = with_noisy_phase(log1p_magnitude(noisy), noisy)
+    >>> torch.allclose(same, noisy, atol=1e-5)
+    True
+    """
+    # float32: expm1 of a half-precision feature would be audible.
+    magnitude = torch.expm1(log1p.float()) - EPS
+    return magnitude * noisy_stft / (noisy_stft.abs() + EPS)

@@ -1,0 +1,299 @@
+"""Apply routers and experts: one feature per task and frame."""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from merit_modules.moe.features import (
+    FramePacker,
+    MixtureOutput,
+    count_rows,
+)
+
+#: Frames that an expert takes at once in inference. Matrix products are no
+#: faster with more, and their copy takes memory.
+MAX_FRAMES = 384
+
+
+class DispatchPlan(NamedTuple):
+    """Which frames each expert computes, and where its results are used.
+
+    Arguments
+    ---------
+    rows : list of torch.Tensor
+        Per expert, the frames that some task sent to it, in order.
+    slots : list of torch.Tensor
+        Per task (M, k), where the results of a frame's experts lie if those
+        of all experts are put one after another.
+    """
+
+    rows: list
+    slots: list
+
+
+def plan_dispatch(decisions, n_experts):
+    """Sort the frames of all tasks by expert, each pair once.
+
+    Arguments
+    ---------
+    decisions : sequence of RoutingDecision
+        One per task, on the same M frames.
+    n_experts : int
+        Number of experts E.
+
+    Returns
+    -------
+    DispatchPlan
+        Frames per expert and slots per task.
+
+    Example
+    -------
+    >>> from merit_modules.moe.routers import RoutingDecision
+    >>> se, ser = torch.tensor([[0], [1]]), torch.tensor([[1], [1]])
+    >>> plan = plan_dispatch(
+    ...     [RoutingDecision(None, None, i, None) for i in (se, ser)], 2
+    ... )
+    >>> plan.rows
+    (tensor([0]), tensor([0, 1]))
+    >>> [slots.flatten().tolist() for slots in plan.slots]
+    [[0, 2], [1, 2]]
+    """
+    experts = [decision.expert_index.t() for decision in decisions]
+    sent = torch.zeros(
+        n_experts,
+        experts[0].shape[1],
+        dtype=torch.bool,
+        device=experts[0].device,
+    )
+    for index in experts:
+        sent.scatter_(0, index, True)
+    counts = sent.sum(dim=1).tolist()  # the only wait for a GPU
+    pairs = torch.nonzero_static(sent, size=sum(counts))
+    slot = sent.flatten().cumsum(0).view_as(sent) - 1
+    return DispatchPlan(
+        pairs[:, 1].split(counts),
+        [slot.gather(0, index).t() for index in experts],
+    )
+
+
+def dispatch(features, experts, decisions, checkpoint_experts=False):
+    """Run every expert once on the frames that some task sent to it.
+
+    Equal to running all experts on all frames and weighting the results with
+    zero where an expert was not chosen, but only the chosen pairs are
+    computed; a frame that several tasks send to one expert counts once.
+
+    Arguments
+    ---------
+    features : torch.Tensor
+        Features of M frames (M, L * D).
+    experts : ExpertPool
+        The E experts.
+    decisions : sequence of RoutingDecision
+        One per task.
+    checkpoint_experts : bool
+        Compute the experts again in the backward pass rather than keep what
+        they computed.
+
+    Returns
+    -------
+    list of torch.Tensor
+        One result (M, R) per task.
+
+    Example
+    -------
+    >>> from merit_modules.moe.experts import ExpertPool
+    >>> from merit_modules.moe.routers import TopKRouter
+    >>> x, pool = torch.rand(5, 8), ExpertPool(3, 8, 16, 4)
+    >>> se, ser = TopKRouter(8, 3)(x), TopKRouter(8, 3)(x)
+    >>> [y.shape for y in dispatch(x, pool, [se, ser])]
+    [torch.Size([5, 4]), torch.Size([5, 4])]
+    """
+    plan = plan_dispatch(decisions, len(experts))
+    if not torch.is_grad_enabled():
+        results = _infer(features, experts, plan.rows)
+    else:
+        # An idle expert still runs, on no frame: its parameters then have a
+        # gradient (zero) on every rank, which distributed training needs.
+        results = [
+            checkpoint(_serve, expert, features, rows, use_reentrant=False)
+            if checkpoint_experts
+            else _serve(expert, features, rows)
+            for expert, rows in zip(experts, plan.rows)
+        ]
+    results = torch.cat(results)
+    return [
+        _combine(results, slots, decision)
+        for slots, decision in zip(plan.slots, decisions)
+    ]
+
+
+def _serve(expert, features, rows):
+    everything = len(rows) == len(features)
+    return expert(features if everything else features.index_select(0, rows))
+
+
+def _infer(features, experts, all_rows):
+    results = []
+    for expert, pieces in zip(experts, _pieces(features, all_rows)):
+        results += [expert(piece) for piece in pieces]
+    return results
+
+
+def _pieces(features, all_rows):
+    # One copy for all: memory that was written before is faster to write.
+    longest = min(MAX_FRAMES, max(map(len, all_rows)))
+    copy = features.new_empty(longest, features.shape[1])
+
+    def copied(rows):
+        for part in rows.tensor_split(-(-len(rows) // MAX_FRAMES)):
+            out = copy[: len(part)]
+            yield torch.index_select(features, 0, part, out=out)
+
+    for rows in all_rows:
+        if len(rows) == len(features):
+            yield features.split(MAX_FRAMES)
+        else:
+            yield copied(rows) if len(rows) else ()
+
+
+def _combine(results, slots, decision):
+    output = None
+    for choice in range(slots.shape[1]):
+        part = results.index_select(0, slots[:, choice])
+        if not decision.unit:
+            part = part * decision.weights[:, choice, None].to(part.dtype)
+        output = part if output is None else output + part
+    return output
+
+
+class ExpertMixture(nn.Module):
+    """Shared experts on a mix of the layers, one router per task.
+
+    Sparse MERIT with ``top_k = 1`` in the routers, dense MERIT with
+    ``top_k = n_experts`` (paper Sec. III).
+
+    Arguments
+    ---------
+    layer_mix : LayerNormConcat or WeightedLayerSum
+        Makes one feature per frame from the layer representations.
+    experts : ExpertPool or LayerMixingPool
+        The shared experts.
+    routers : dict
+        Task name to its TopKRouter.
+    skips : dict, optional
+        Task name to a LayerMixingExpert whose weighted sum of the layers is
+        added to what the experts give: they then learn what the features of
+        naive multi-task learning lack (not in the paper).
+    checkpoint_experts : bool
+        In training, compute the experts again in the backward pass: less
+        memory, the same gradients, a third more time in the experts.
+
+    Raises
+    ------
+    ValueError
+        If the parts do not fit together.
+
+    Example
+    -------
+    >>> from merit_modules.moe.experts import ExpertPool
+    >>> from merit_modules.moe.layer_mix import LayerNormConcat
+    >>> from merit_modules.moe.routers import TopKRouter
+    >>> mixture = ExpertMixture(
+    ...     LayerNormConcat(n_layer_reps=3, dim=4),
+    ...     ExpertPool(2, input_size=12, hidden_size=16, output_size=6),
+    ...     {"se": TopKRouter(12, 2), "ser": TopKRouter(12, 2)},
+    ... )
+    >>> out = mixture([torch.rand(2, 5, 4)] * 3, torch.tensor([5, 3]))
+    >>> out.features["se"].shape, len(out.routing["se"].logits)
+    (torch.Size([2, 5, 6]), 8)
+    """
+
+    def __init__(
+        self,
+        layer_mix,
+        experts,
+        routers,
+        skips=None,
+        checkpoint_experts=False,
+    ):
+        super().__init__()
+        if layer_mix.output_size != experts.input_size:
+            raise ValueError(
+                f"experts: expected input_size {layer_mix.output_size} "
+                f"(width of the layer mix), got {experts.input_size}"
+            )
+        for task, router in routers.items():
+            if router.n_experts != len(experts):
+                raise ValueError(
+                    f"router of task {task!r}: expected {len(experts)} "
+                    f"experts, got {router.n_experts}"
+                )
+        self.layer_mix = layer_mix
+        self.experts = experts
+        self.routers = nn.ModuleDict(routers)
+        self.skips = nn.ModuleDict(skips) if skips else None
+        self.checkpoint_experts = checkpoint_experts
+        if skips:
+            _check_skips(skips, layer_mix, experts, routers)
+
+    @property
+    def output_size(self):
+        """Width R of the features."""
+        return self.experts.output_size
+
+    def forward(self, layer_reps, n_frames, tasks=None, n_rows=None):
+        """Compute the features of some or all tasks.
+
+        Arguments
+        ---------
+        layer_reps : iterable of torch.Tensor
+            L layer representations (B, T, D), each used once.
+        n_frames : torch.Tensor
+            Valid frames per utterance (B,).
+        tasks : sequence of str, optional
+            The tasks to serve; all by default. Experts that only other tasks
+            chose are not run.
+        n_rows : int, optional
+            Number of frames T; needed if ``layer_reps`` is an iterator.
+
+        Returns
+        -------
+        MixtureOutput
+            Features (B, T, R) per task, routing decisions and valid frames.
+        """
+        tasks = list(self.routers) if tasks is None else list(tasks)
+        packer = FramePacker(n_frames, count_rows(layer_reps, n_rows))
+        features = self.layer_mix(layer_reps, packer.index)
+        routing = {task: self.routers[task](features) for task in tasks}
+        results = dispatch(
+            features,
+            self.experts,
+            list(routing.values()),
+            self.checkpoint_experts,
+        )
+        if self.skips is not None:
+            results = [
+                result + self.skips[task](features)
+                for task, result in zip(tasks, results)
+            ]
+        unpacked = [packer.unpack(result) for result in results]
+        return MixtureOutput(dict(zip(tasks, unpacked)), routing, packer.valid)
+
+
+def _check_skips(skips, layer_mix, experts, routers):
+    if set(skips) != set(routers):
+        raise ValueError(
+            f"skips: expected one for each of {', '.join(routers)}, got "
+            f"{', '.join(skips)}"
+        )
+    for task, skip in skips.items():
+        width, rest = divmod(layer_mix.output_size, len(skip.layer_weights))
+        if rest or width != experts.output_size:
+            raise ValueError(
+                f"skip of task {task!r}: expected layers as wide as the "
+                f"experts' output ({experts.output_size}), got "
+                f"{layer_mix.output_size} / {len(skip.layer_weights)}"
+            )

@@ -1,0 +1,276 @@
+"""Self-attention of the SSL models' transformer layers, with WavLM's bias.
+
+WavLM adds to every score a bias that hangs on the distance of the two frames
+and on a gate that the querying frame sets. What hangs on the distance is the
+same in all layers and is looked up once per distance. The parameters are those
+of the transformers' modules.
+"""
+
+import math
+
+import torch
+from torch import nn
+
+from merit_modules.cpu import onednn
+
+#: Scores of as many heads at once as fit in a processor's cache.
+BLOCK_SIZE = 2**20
+
+
+def distance_bias(attention, n_frames):
+    """Look up WavLM's bias by distance, before the gate.
+
+    Arguments
+    ---------
+    attention : torch.nn.Module
+        The first layer's attention, which holds the embedding.
+    n_frames : int
+        Longest utterance T.
+
+    Returns
+    -------
+    torch.Tensor
+        Bias (H, T, T), of query by key.
+
+    Example
+    -------
+    >>> from merit_modules.tiny import tiny_system
+    >>> encoder = tiny_system().ssl_encoder.model.encoder
+    >>> attention = encoder.layers[0].attention
+    >>> bias = distance_bias(attention, 5)
+    >>> torch.equal(bias, attention.compute_bias(5, 5))
+    True
+    """
+    embedding = attention.rel_attn_embed
+    there = torch.arange(n_frames, device=embedding.weight.device)
+    distances = torch.arange(
+        1 - n_frames, n_frames, device=embedding.weight.device
+    )
+    by_distance = embedding(attention._relative_positions_bucket(distances))
+    index = there - there[:, None] + (n_frames - 1)
+    return by_distance.T[:, index]
+
+
+def gate_of(attention, frames):
+    """Compute how much of the bias each querying frame takes.
+
+    Arguments
+    ---------
+    attention : torch.nn.Module
+        A WavLM attention.
+    frames : torch.Tensor
+        Its input (..., D).
+
+    Returns
+    -------
+    torch.Tensor
+        Gate (..., H).
+
+    Example
+    -------
+    >>> from merit_modules.tiny import tiny_system
+    >>> encoder = tiny_system().ssl_encoder.model.encoder
+    >>> gate_of(encoder.layers[1].attention, torch.rand(5, 16)).shape
+    torch.Size([5, 2])
+    """
+    project = attention.gru_rel_pos_linear
+    heads = frames.unflatten(-1, (attention.num_heads, -1))
+    if type(project) is nn.Linear:
+        # Eight outputs, of which only the sums of four are wanted.
+        weight = project.weight.unflatten(0, (2, 4)).sum(dim=1)
+        bias = project.bias.unflatten(0, (2, 4)).sum(dim=1)
+        both = nn.functional.linear(heads, weight, bias)
+    else:
+        both = project(heads).unflatten(-1, (2, 4)).sum(dim=-1)
+    a, b = both.sigmoid().unbind(dim=-1)
+    const = attention.gru_rel_pos_const.view(-1)
+    return a * (b * const - 1.0) + 2.0
+
+
+def bias_size(n_frames, span):
+    """Count the frames that a bias must reach over.
+
+    A frame's bias hangs on distances alone, so that of a near stretch serves
+    everywhere.
+
+    Arguments
+    ---------
+    n_frames : int
+        Longest utterance T.
+    span : int or None
+        Farthest frame that is attended to.
+
+    Returns
+    -------
+    int
+        What to ask :func:`distance_bias` for.
+
+    Example
+    -------
+    >>> bias_size(500, None), bias_size(500, 600), bias_size(5000, 600)
+    (500, 500, 1500)
+    """
+    if span is None or n_frames <= span + 1:
+        return n_frames
+    return min(n_frames, 2 * span + _step(span))
+
+
+def _step(span):
+    """How many frames ask at once where attention reaches ``span`` frames."""
+    return max(1, span // 2)
+
+
+def attend(attention, frames, batch, bias=None, span=None):
+    """Apply an attention module to the frames of a batch.
+
+    Arguments
+    ---------
+    attention : torch.nn.Module
+        The transformers' attention of a layer.
+    frames : torch.Tensor
+        Frames, packed.
+    batch : PackedBatch
+        Whose they are.
+    bias : torch.Tensor, optional
+        What :func:`distance_bias` gave, for all rows or, where frames are
+        packed, for :func:`bias_size`; WavLM only.
+    span : int, optional
+        Farthest frame, before and after it, that a frame attends to; all by
+        default. Time and memory then grow with the length, not its square.
+
+    Returns
+    -------
+    torch.Tensor
+        Frames, packed.
+
+    Example
+    -------
+    >>> from merit_modules.tiny import tiny_system
+    >>> from merit_modules.ssl.packing import PackedBatch
+    >>> encoder = tiny_system("hubert").ssl_encoder.model.encoder
+    >>> batch = PackedBatch.packed(torch.tensor([3, 2]), 3)
+    >>> attention = encoder.layers[0].attention
+    >>> attend(attention, torch.rand(5, 16), batch).shape
+    torch.Size([5, 16])
+    """
+    query, key, value = (
+        onednn.apply(project, frames)
+        for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    gate = None if bias is None else gate_of(attention, frames)
+    dropout = attention.dropout if attention.training else 0.0
+    size = attention.num_heads, dropout, span
+    if batch.lengths is None:
+        mixed = _attend_padded(query, key, value, batch, gate, bias, *size)
+    else:
+        mixed = _attend_apart(query, key, value, batch, gate, bias, *size)
+    return onednn.apply(attention.out_proj, mixed)
+
+
+def _attend_padded(
+    query, key, value, batch, gate, bias, n_heads, dropout, span
+):
+    """Attend in all rows at once, with padding masked."""
+    query, key, value = (
+        x.unflatten(-1, (n_heads, -1)).transpose(1, 2)
+        for x in (query, key, value)
+    )
+    mask = None if batch.valid is None else batch.valid[:, None, None]
+    # What is recorded for export must not decide by the length.
+    if span is not None and (onednn.is_traced() or batch.n_rows > span + 1):
+        frames = torch.arange(batch.n_rows, device=query.device)
+        near = ~_is_far(frames, frames, span)
+        mask = near if mask is None else near & mask
+    if bias is not None:
+        biased = gate.transpose(1, 2).unsqueeze(-1) * bias
+        if mask is not None:
+            biased = biased.masked_fill(~mask, -math.inf)
+        mask = biased
+    mixed = nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, dropout_p=dropout
+    )
+    return mixed.transpose(1, 2).flatten(2)
+
+
+def _is_far(queries, keys, span):
+    return (keys - queries[:, None]).abs() > span
+
+
+def _attend_apart(query, key, value, batch, gate, bias, n_heads, dropout, span):
+    """Attend in one utterance after the other, a few heads at a time."""
+    query, key, value = (
+        x.unflatten(-1, (n_heads, -1)).transpose(0, 1)
+        for x in (query, key, value)
+    )
+    gate = None if gate is None else gate.T.unsqueeze(-1)
+    utterances, start = [], 0
+    for length in batch.lengths:
+        rows = slice(start, start + length)
+        near = span is not None and length > span + 1
+        heads = []
+        for some in _blocks(n_heads, 2 * span if near else length):
+            asked = (
+                *(x[some, rows] for x in (query, key, value)),
+                None if bias is None else gate[some, rows],
+                None if bias is None else bias[some],
+            )
+            if near:
+                mixed = _attend_near(*asked, span, dropout)
+            else:
+                mixed = _attend_all(*asked, dropout)
+            heads.append(mixed.transpose(0, 1))
+        utterances.append(_joined(heads, dim=1).flatten(1))
+        start += length
+    return _joined(utterances)
+
+
+def _joined(parts, dim=0):
+    return torch.cat(parts, dim) if len(parts) > 1 else parts[0]
+
+
+def _attend_all(query, key, value, gate, bias, dropout):
+    """Attend to a whole utterance, in some heads (H, T, D / H)."""
+    mask = None
+    if bias is not None:
+        length = query.shape[1]
+        mask = (gate * bias[:, :length, :length])[None]
+    (mixed,) = nn.functional.scaled_dot_product_attention(
+        query[None], key[None], value[None], attn_mask=mask, dropout_p=dropout
+    )
+    return mixed
+
+
+def _attend_near(query, key, value, gate, bias, span, dropout):
+    """Attend to what is near, a stretch of the utterance at a time."""
+    length, parts = query.shape[1], []
+    frames = torch.arange(length, device=query.device)
+    for first in range(0, length, _step(span)):
+        rows = slice(first, min(first + _step(span), length))
+        keys = slice(max(0, first - span), min(rows.stop + span, length))
+        far = _is_far(frames[rows], frames[keys], span)
+        if bias is None:
+            mask = ~far[None]
+        else:
+            # As if the utterance began with the first frame that is asked.
+            at = slice(rows.start - keys.start, rows.stop - keys.start)
+            mask = gate[:, rows] * bias[:, at, : keys.stop - keys.start]
+            mask = mask.masked_fill(far, -math.inf)
+        (part,) = nn.functional.scaled_dot_product_attention(
+            query[None, :, rows],
+            key[None, :, keys],
+            value[None, :, keys],
+            attn_mask=mask[None],
+            dropout_p=dropout,
+        )
+        parts.append(part)
+    return torch.cat(parts, dim=1)
+
+
+def _blocks(n_heads, length):
+    size = n_heads
+    if not torch.is_grad_enabled():
+        size = max(1, BLOCK_SIZE // length**2)
+    return [
+        slice(first, min(n_heads, first + size))
+        for first in range(0, n_heads, size)
+    ]

@@ -1,0 +1,514 @@
+"""Waveforms to the layer representations of a self-supervised encoder.
+
+Built on the model classes of transformers (WavLM, HuBERT, wav2vec 2.0, base
+and large style). SpeechBrain's lobes are not used, as they normalise the
+waveform over the padded row. There are two ways to the same numbers: the
+modules as transformers run them (:mod:`merit_modules.ssl.plain`), and the same
+computation arranged to be fast.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import transformers
+from torch import nn
+
+from merit_modules.cpu import onednn
+from merit_modules.cpu.onednn import is_allowed
+from merit_modules.errors import InputError
+from merit_modules.lengths import (
+    absolute_lengths,
+    check_rule,
+    released_frames,
+    valid_mask,
+)
+from merit_modules.ssl import front_end as ssl_front_end
+from merit_modules.ssl import plain as ssl_plain
+from merit_modules.ssl import transformer as ssl_transformer
+from merit_modules.ssl.front_end import mel_gabor_filters
+from merit_modules.ssl.packing import PackedBatch
+
+SAMPLE_RATE_HZ = 16000  # of all these models
+MODEL_TYPES = ("wavlm", "hubert", "wav2vec2")
+
+
+class SSLOutput(NamedTuple):
+    """All layer representations of a batch.
+
+    Arguments
+    ---------
+    layer_reps : tuple of torch.Tensor
+        L tensors (B, T, D): the transformer's input after the position
+        convolution, then the output of each layer. Rows beyond an utterance's
+        valid frames have no meaning.
+    n_frames : torch.Tensor
+        Frames per utterance (B,) that the transformer took for real.
+    """
+
+    layer_reps: tuple
+    n_frames: torch.Tensor
+
+
+class SSLLayers(NamedTuple):
+    """The layer representations of a batch, one after the other.
+
+    Arguments
+    ---------
+    reps : Iterator of torch.Tensor
+        L tensors (B, T, D) as in :class:`SSLOutput`.
+    n_frames : torch.Tensor
+        Frames per utterance (B,) that the transformer takes for real.
+    n_rows : int
+        Padded number of frames T.
+    """
+
+    reps: Iterator
+    n_frames: torch.Tensor
+    n_rows: int
+
+
+class SSLEncoder(nn.Module):
+    """Give all layer representations of a transformers speech model.
+
+    By default an utterance's representations are the same alone and in a
+    padded batch.
+
+    Arguments
+    ---------
+    model : transformers.PreTrainedModel
+        WavLMModel, HubertModel or Wav2Vec2Model.
+    train_front_end : bool
+        Whether the convolutional front end is trained. Never in the paper;
+        an encoder that starts from random weights needs it.
+    padding_rule : str
+        ``exact``, or ``released`` as in the authors' code; see
+        :mod:`merit_modules.lengths`. A whole system follows its encoder's.
+    fast : bool
+        Whether to arrange the computation to be fast: without padding, and,
+        on a CPU, with less memory. A model with batch norm before its
+        position convolution always takes the plain path; so do all where
+        :func:`~merit_modules.cpu.onednn.is_allowed` says no.
+    checkpoint_layers : bool
+        In training, keep only the layers' outputs and compute the rest again
+        in the backward pass: less memory, more time.
+    attention_span_s : float, optional
+        Farthest that a frame attends to, in seconds before and after it; all
+        by default. With the length of the longest training utterance, nothing
+        changes up to that length; beyond it, attention goes on to hear as much
+        as it learned from, and its cost grows with the length, not with its
+        square.
+
+    Raises
+    ------
+    InputError
+        If the model is of another kind or there is no such rule.
+
+    Example
+    -------
+    >>> from merit_modules.tiny import TINY_SSL
+    >>> encoder = RandomSSLEncoder("wavlm", TINY_SSL)
+    >>> out = encoder(torch.randn(2, 16000), torch.tensor([1.0, 0.5]))
+    >>> len(out.layer_reps), out.layer_reps[0].shape, out.n_frames
+    (3, torch.Size([2, 49, 16]), tensor([49, 24]))
+    """
+
+    def __init__(
+        self,
+        model,
+        train_front_end=False,
+        padding_rule="exact",
+        fast=True,
+        checkpoint_layers=False,
+        attention_span_s=None,
+    ):
+        super().__init__()
+        model_type = model.config.model_type
+        if model_type not in MODEL_TYPES:
+            raise InputError(
+                f"SSL model: expected one of {', '.join(MODEL_TYPES)}, "
+                f"got {model_type!r}"
+            )
+        self.model = model
+        self.padding_rule = check_rule(padding_rule)
+        self.train_front_end = train_front_end
+        self.attention_span_s = attention_span_s
+        self.arrange(fast, checkpoint_layers)
+        # Dropping layers would change which representation is which.
+        model.config.layerdrop = 0.0
+        self.set_frozen(False)
+
+    def arrange(self, fast=True, checkpoint_layers=False):
+        """Choose how to compute; the numbers stay the same.
+
+        Arguments
+        ---------
+        fast : bool
+            As the constructor takes it.
+        checkpoint_layers : bool
+            As the constructor takes it.
+        """
+        batch_norm = getattr(self.model.config, "conv_pos_batch_norm", False)
+        self.fast = fast and is_allowed() and not batch_norm
+        if checkpoint_layers != getattr(self, "checkpoint_layers", False):
+            _checkpoint_plain(self.model, checkpoint_layers)
+        self.checkpoint_layers = checkpoint_layers
+
+    @property
+    def n_layer_reps(self):
+        """Number of layer representations L: the layers and their input."""
+        return self.model.config.num_hidden_layers + 1
+
+    @property
+    def dim(self):
+        """Width D of a representation."""
+        return self.model.config.hidden_size
+
+    def set_frozen(self, frozen):
+        """Freeze the whole encoder, or thaw what is meant to be trained.
+
+        Arguments
+        ---------
+        frozen : bool
+            True: no part is trained and no graph is kept.
+        """
+        self.frozen = frozen
+        self.requires_grad_(not frozen)
+        self.model.feature_extractor.requires_grad_(
+            self.train_front_end and not frozen
+        )
+        # Two parts that no representation depends on: the stand-in for frames
+        # masked in pre-training, and large style's norm after the last layer.
+        if hasattr(self.model, "masked_spec_embed"):
+            self.model.masked_spec_embed.requires_grad_(False)
+        if self.model.config.do_stable_layer_norm:
+            self.model.encoder.layer_norm.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode=True):
+        """Set the training mode; a frozen encoder stays in evaluation mode."""
+        return super().train(mode and not self.frozen)
+
+    @property
+    def receptive_field(self):
+        """Number of samples that one frame sees (400 in all hub models)."""
+        config, samples = self.model.config, 1
+        layers = zip(config.conv_kernel, config.conv_stride)
+        for kernel, stride in reversed(list(layers)):
+            samples = (samples - 1) * stride + kernel
+        return samples
+
+    @property
+    def hop_length(self):
+        """Samples from one frame to the next (320 in all hub models)."""
+        return math.prod(self.model.config.conv_stride)
+
+    def count_frames(self, n_samples):
+        """Count the frames whose receptive field lies in the utterance.
+
+        Arguments
+        ---------
+        n_samples : torch.Tensor
+            Lengths in samples (B,).
+
+        Returns
+        -------
+        torch.Tensor
+            Numbers of frames (B,), at least 1: a shorter utterance is
+            continued with zeros.
+        """
+        config = self.model.config
+        for kernel, stride in zip(config.conv_kernel, config.conv_stride):
+            n_samples = (n_samples - kernel) // stride + 1
+        return n_samples.clamp_min(1)
+
+    def forward(self, wavs, wav_lens=None):
+        """Encode.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Normalised waveforms (B, N), 16 kHz.
+        wav_lens : torch.Tensor, optional
+            Relative lengths (B,); all 1 by default.
+
+        Returns
+        -------
+        SSLOutput
+            Layer representations and valid frames.
+        """
+        layers = self.layers(wavs, wav_lens)
+        return SSLOutput(tuple(layers.reps), layers.n_frames)
+
+    def layers(self, wavs, wav_lens=None):
+        """Encode, and hand out each representation as it is there.
+
+        Who needs one at a time need not keep all. The fast path computes a
+        layer when it is asked for.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Normalised waveforms (B, N), 16 kHz.
+        wav_lens : torch.Tensor, optional
+            Relative lengths (B,); all 1 by default.
+
+        Returns
+        -------
+        SSLLayers
+            Iterator over the representations, valid frames, rows.
+
+        Example
+        -------
+        >>> from merit_modules.tiny import TINY_SSL
+        >>> encoder = RandomSSLEncoder("wavlm", TINY_SSL)
+        >>> layers = encoder.layers(torch.randn(2, 16000))
+        >>> layers.n_rows, next(layers.reps).shape
+        (49, torch.Size([2, 49, 16]))
+        """
+        n_given = wavs.shape[1]
+        missing = max(0, self.receptive_field - n_given)
+        if wav_lens is None:
+            n_samples = torch.full((len(wavs),), n_given, device=wavs.device)
+        else:
+            n_samples = absolute_lengths(wav_lens, n_given)
+        wavs = nn.functional.pad(wavs, (0, missing))
+        is_padded = wav_lens is not None or missing > 0
+        recording = torch.is_grad_enabled() and not self.frozen
+        with torch.set_grad_enabled(recording):
+            frames = self._front_end(wavs, n_samples, is_padded)
+            n_frames = self._valid_frames(n_samples, wavs, frames.shape[1])
+            reps = self._transformer(frames, n_frames, is_padded)
+        return SSLLayers(_each(reps, recording), n_frames, frames.shape[1])
+
+    def _front_end(self, wavs, n_samples, is_padded):
+        conv_layers = self.model.feature_extractor.conv_layers
+        recording = torch.is_grad_enabled() and self.train_front_end
+        exact = is_padded and self.padding_rule == "exact"
+        with torch.set_grad_enabled(recording):
+            if self._is_fast and wavs.device.type == "cpu":
+                if not exact:
+                    n_samples = torch.full_like(n_samples, wavs.shape[1])
+                n_frames = self.count_frames(n_samples).tolist()
+                n_rows = self.count_frames(torch.tensor(wavs.shape[1])).item()
+                return ssl_front_end.encode_waves(
+                    conv_layers, wavs, n_samples.tolist(), n_frames, n_rows
+                )
+            exact = exact and bool((n_samples < wavs.shape[1]).any())
+            return ssl_plain.encode_waves(
+                conv_layers, wavs, n_samples if exact else None
+            )
+
+    def _valid_frames(self, n_samples, wavs, n_rows):
+        if self.padding_rule == "exact":
+            return self.count_frames(n_samples)
+        return released_frames(n_samples, wavs.shape[1], n_rows)
+
+    def _transformer(self, frames, n_frames, is_padded):
+        encoder, n_rows = self.model.encoder, frames.shape[1]
+        span = self._span
+        # The plain path knows of no span.
+        if not self.fast and (span is None or n_rows <= span + 1):
+            valid = valid_mask(n_frames, n_rows)
+            return ssl_plain.layer_outputs(
+                encoder, self._project(frames), None if valid.all() else valid
+            )
+        batch = self._pack(n_frames, n_rows, is_padded)
+        packed = self._project(batch.pack(frames))
+        outputs = ssl_transformer.layer_outputs(
+            encoder, packed, batch, self.checkpoint_layers, span
+        )
+        return map(batch.pad, outputs)
+
+    @property
+    def _span(self):
+        if self.attention_span_s is None:
+            return None
+        return round(self.attention_span_s * SAMPLE_RATE_HZ / self.hop_length)
+
+    def _pack(self, n_frames, n_rows, is_padded):
+        if onednn.is_traced() and not is_padded:
+            return PackedBatch.without_padding(n_rows)
+        # The released code goes on with what padded frames have become.
+        wanted = not is_padded or self.padding_rule == "exact"
+        if wanted and n_frames.device.type == "cpu":
+            return PackedBatch.packed(n_frames, n_rows)
+        return PackedBatch.masked(n_frames, n_rows)
+
+    def _project(self, frames):
+        projected = self.model.feature_projection(frames)
+        # WavLM's and wav2vec 2.0's also return their normed input.
+        return projected[0] if isinstance(projected, tuple) else projected
+
+    @property
+    def _is_fast(self):
+        # What is recorded for export must not decide by data.
+        return self.fast and not onednn.is_traced()
+
+
+def _checkpoint_plain(model, wanted):
+    """Tell transformers' own layers, by either name that this has there."""
+    named = hasattr(model, "activation_checkpointing_enable")
+    prefix = "activation" if named else "gradient"
+    if wanted:
+        enable = getattr(model, f"{prefix}_checkpointing_enable")
+        enable({"use_reentrant": False})
+    else:
+        getattr(model, f"{prefix}_checkpointing_disable")()
+
+
+def _each(reps, recording):
+    # Another's gradient mode must not be changed between two of ours.
+    reps = iter(reps)
+    while True:
+        with torch.set_grad_enabled(recording):
+            rep = next(reps, None)
+        if rep is None:
+            return
+        yield rep
+
+
+class PretrainedSSLEncoder(SSLEncoder):
+    """An SSL encoder with the weights of a hub name or a local folder.
+
+    Arguments
+    ---------
+    source : str
+        Hub name (``microsoft/wavlm-large``) or folder in transformers' form.
+    save_path : str, optional
+        Folder for downloads; transformers' own cache by default.
+    train_front_end : bool
+        See :class:`SSLEncoder`.
+    padding_rule : str
+        See :class:`SSLEncoder`.
+    fast : bool
+        See :class:`SSLEncoder`.
+    checkpoint_layers : bool
+        See :class:`SSLEncoder`.
+    attention_span_s : float, optional
+        See :class:`SSLEncoder`.
+
+    Raises
+    ------
+    InputError
+        If the source cannot be loaded.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> from merit_modules.tiny import TINY_SSL
+    >>> encoder = RandomSSLEncoder("wavlm", TINY_SSL)
+    >>> encoder.model.save_pretrained(folder)
+    >>> PretrainedSSLEncoder(str(folder)).n_layer_reps
+    3
+    """
+
+    def __init__(
+        self,
+        source,
+        save_path=None,
+        train_front_end=False,
+        padding_rule="exact",
+        fast=True,
+        checkpoint_layers=False,
+        attention_span_s=None,
+    ):
+        try:
+            model = transformers.AutoModel.from_pretrained(
+                source, cache_dir=save_path
+            )
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"SSL source {source!r}: expected the name of a model on the "
+                "hub or a folder with config.json and weights; transformers "
+                f"says: {error}"
+            ) from error
+        super().__init__(
+            model,
+            train_front_end,
+            padding_rule,
+            fast,
+            checkpoint_layers,
+            attention_span_s,
+        )
+
+
+class RandomSSLEncoder(SSLEncoder):
+    """An SSL encoder with random weights, from a configuration.
+
+    Arguments
+    ---------
+    model_type : str
+        ``wavlm``, ``hubert`` or ``wav2vec2``.
+    config : dict
+        Keys of the transformers configuration of that type.
+    train_front_end : bool
+        See :class:`SSLEncoder`.
+    filterbank : bool
+        Let the first convolution start as a bank of band-pass filters instead
+        of noise: with little data, what it would have to learn first.
+    padding_rule : str
+        See :class:`SSLEncoder`.
+    fast : bool
+        See :class:`SSLEncoder`.
+    checkpoint_layers : bool
+        See :class:`SSLEncoder`.
+    attention_span_s : float, optional
+        See :class:`SSLEncoder`.
+
+    Raises
+    ------
+    InputError
+        If the type or a key is unknown.
+
+    Example
+    -------
+    >>> from merit_modules.tiny import TINY_SSL
+    >>> RandomSSLEncoder("hubert", TINY_SSL).dim
+    16
+    """
+
+    def __init__(
+        self,
+        model_type,
+        config,
+        train_front_end=True,
+        filterbank=False,
+        padding_rule="exact",
+        fast=True,
+        checkpoint_layers=False,
+        attention_span_s=None,
+    ):
+        if model_type not in MODEL_TYPES:
+            raise InputError(
+                f"SSL model_type: expected one of {', '.join(MODEL_TYPES)}, "
+                f"got {model_type!r}"
+            )
+        known = transformers.AutoConfig.for_model(model_type).to_dict()
+        unknown = sorted(set(config) - set(known))
+        if unknown:
+            raise InputError(
+                f"SSL config: unknown for {model_type}: {', '.join(unknown)}"
+            )
+        config = transformers.AutoConfig.for_model(model_type, **config)
+        super().__init__(
+            transformers.AutoModel.from_config(config),
+            train_front_end,
+            padding_rule,
+            fast,
+            checkpoint_layers,
+            attention_span_s,
+        )
+        if filterbank:
+            self._start_as_filterbank()
+
+    @torch.no_grad()
+    def _start_as_filterbank(self):
+        first = self.model.feature_extractor.conv_layers[0].conv
+        n_filters, _, n_taps = first.weight.shape
+        first.weight.copy_(mel_gabor_filters(n_filters, n_taps))
+        if first.bias is not None:
+            # A norm over the channels hides how loud a frame is, unless the
+            # channels have something of their own to compare it with.
+            first.bias.copy_(torch.linspace(-1.0, 1.0, n_filters))

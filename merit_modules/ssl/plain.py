@@ -1,0 +1,143 @@
+"""The SSL models as transformers compute them: the plain path.
+
+The models' own ``forward`` is not used, for two reasons: it does not always
+return the last layer before the final norm, and base-style models normalise
+their first convolution over the padded row. What is faster is measured and
+tested against this.
+"""
+
+import warnings
+
+import torch
+from torch import nn
+
+from merit_modules.lengths import valid_mask
+
+# Raised inside transformers' WavLM attention, which mixes a boolean padding
+# mask with its float position bias on purpose.
+warnings.filterwarnings(
+    "ignore", message="Support for mismatched key_padding_mask"
+)
+
+
+def encode_waves(conv_layers, wavs, n_samples=None):
+    """Run the convolutional front end.
+
+    Arguments
+    ---------
+    conv_layers : sequence of torch.nn.Module
+        The layers of the transformers' feature extractor.
+    wavs : torch.Tensor
+        Waveforms (B, N).
+    n_samples : torch.Tensor, optional
+        Samples per utterance (B,) that a norm over time is to see; all by
+        default.
+
+    Returns
+    -------
+    torch.Tensor
+        Frames (B, T, C).
+
+    Example
+    -------
+    >>> from merit_modules.tiny import tiny_system
+    >>> model = tiny_system().ssl_encoder.model
+    >>> layers = model.feature_extractor.conv_layers
+    >>> encode_waves(layers, torch.randn(2, 16000)).shape
+    torch.Size([2, 49, 8])
+    """
+    frames = wavs.unsqueeze(1)
+    for layer in conv_layers:
+        norm = getattr(layer, "layer_norm", None)
+        if n_samples is not None and isinstance(norm, nn.GroupNorm):
+            frames = layer.conv(frames)
+            stride, kernel = layer.conv.stride[0], layer.conv.kernel_size[0]
+            n_valid = ((n_samples - kernel) // stride + 1).clamp_min(1)
+            frames = masked_instance_norm(frames, n_valid, norm)
+            frames = layer.activation(frames)
+        else:
+            frames = layer(frames)
+    return frames.transpose(1, 2)
+
+
+def layer_outputs(encoder, frames, valid=None):
+    """Run the transformer.
+
+    Hooks see the representations before any later norm, whatever the installed
+    release of transformers returns as its hidden states.
+
+    Arguments
+    ---------
+    encoder : torch.nn.Module
+        The transformers' encoder.
+    frames : torch.Tensor
+        Projected frames (B, T, D).
+    valid : torch.Tensor, optional
+        Mask (B, T) of real frames; all by default.
+
+    Returns
+    -------
+    tuple of torch.Tensor
+        Representations (B, T, D): the transformer's input after the position
+        convolution, then the output of each layer.
+
+    Example
+    -------
+    >>> from merit_modules.tiny import tiny_system
+    >>> encoder = tiny_system().ssl_encoder.model.encoder
+    >>> len(layer_outputs(encoder, torch.rand(1, 5, 16)))
+    3
+    """
+    outputs = []
+
+    def keep_input(_, args, kwargs):
+        outputs.append(args[0] if args else kwargs["hidden_states"])
+
+    def keep_output(_, args, output):
+        is_tuple = isinstance(output, tuple)
+        outputs.append(output[0] if is_tuple else output)
+
+    layers = encoder.layers
+    hooks = [layers[0].register_forward_pre_hook(keep_input, with_kwargs=True)]
+    hooks += [layer.register_forward_hook(keep_output) for layer in layers]
+    try:
+        encoder(frames, attention_mask=valid)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return tuple(outputs)
+
+
+def masked_instance_norm(frames, n_valid, norm):
+    """Apply a one-channel-per-group GroupNorm over valid frames only.
+
+    Arguments
+    ---------
+    frames : torch.Tensor
+        Channels over time (B, C, T).
+    n_valid : torch.Tensor
+        Valid frames per utterance (B,).
+    norm : torch.nn.GroupNorm
+        Gives weight, bias and epsilon.
+
+    Returns
+    -------
+    torch.Tensor
+        Normalised frames (B, C, T).
+
+    Example
+    -------
+    >>> norm = nn.GroupNorm(2, 2)
+    >>> x = torch.randn(1, 2, 6)
+    >>> padded = torch.cat([x, torch.ones(1, 2, 3)], dim=-1)
+    >>> y = masked_instance_norm(padded, torch.tensor([6]), norm)
+    >>> torch.allclose(y[..., :6], norm(x), atol=1e-5)
+    True
+    """
+    valid = valid_mask(n_valid, frames.shape[-1]).unsqueeze(1)
+    count = n_valid[:, None, None]
+    mean = (frames * valid).sum(-1, keepdim=True) / count
+    centred = (frames - mean) * valid
+    variance = centred.square().sum(-1, keepdim=True) / count
+    normed = centred * torch.rsqrt(variance + norm.eps)
+    return normed * norm.weight[:, None] + norm.bias[:, None]

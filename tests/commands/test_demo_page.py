@@ -1,0 +1,235 @@
+"""The page of a model in a real browser, from a real server."""
+
+import http.client
+import json
+import signal
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import soundfile
+import torch
+
+from merit_modules.inference import SparseMERIT
+from merit_modules.pretrained import save_folder
+from merit_modules.tiny import tiny_system
+from tests.helpers.browser import browser
+from tests.helpers.demo_server import (
+    LABELS,
+    Server,
+    Visitor,
+    broken,
+    form,
+    write,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    save_folder(tiny_system(), folder, LABELS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return SparseMERIT.from_hparams(source=folder)
+
+
+@pytest.fixture
+def speech(tmp_path):
+    return write(tmp_path / "speech & more.wav", seed=1)
+
+
+@pytest.fixture(scope="module")
+def server(folder, tmp_path_factory):
+    pytest.importorskip("gradio")
+    server = Server(folder, tmp_path_factory.mktemp("server"))
+    yield server
+    if server.process.poll() is None:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A browser with a stand-in for a microphone, which beeps."""
+    fake = ["--use-fake-device-for-media-stream"]
+    with browser([*fake, "--use-fake-ui-for-media-stream"]) as chromium:
+        yield chromium
+
+
+@pytest.fixture
+def arrive(server, chromium):
+    """Open pages; when they are closed, nothing of them is left."""
+    before, visitors = set(server.files()), []
+
+    def open_page(width=1280):
+        visitors.append(Visitor(chromium, server.url, width))
+        return visitors[-1]
+
+    yield open_page
+    for visitor in visitors:
+        visitor.page.close()
+    for _ in range(100):
+        if set(server.files()) <= before:
+            break
+        time.sleep(0.1)
+    assert set(server.files()) <= before
+
+
+def test_the_page_in_a_browser(server, arrive, model, speech):
+    emotion = model.classify(speech)
+    visitor = arrive(360)
+    page = visitor.page
+    text = visitor.analyse(speech)
+    assert f"{emotion.label} {100 * emotion.score:.0f} %" in text
+    assert "speech & more.wav: 2.50 s at 16000 Hz" in text
+    assert visitor.durations() == pytest.approx([2.5, 2.5], abs=0.01)
+    for width in (360, 1280):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_timeout(300)
+        shown = visitor.pictures()
+        names = ["spectrograms", "timeline", "routing"]
+        assert [name for name, _, _ in shown] == names
+        # The picture for this width, and words for who cannot see it.
+        assert all(n_pixels for _, n_pixels, _ in shown)
+        wide = [n_pixels > 1000 for _, n_pixels, _ in shown]
+        assert wide == [width > 700] * 3
+        assert emotion.label in shown[1][2] and "expert" in shown[2][2]
+        assert visitor.overflow_px() <= 0
+    assert page.title() == "Sparse MERIT"
+    assert page.evaluate("document.documentElement.lang") == "en"
+    unnamed = page.evaluate(
+        "() => [...document.querySelectorAll('button, input')].filter("
+        "e => !(e.ariaLabel || e.innerText || e.title || "
+        "e.labels?.length)).map(e => e.outerHTML)"
+    )
+    assert unnamed == []
+    check_downloads(page, emotion)
+    assert visitor.errors == []
+    assert visitor.strangers(server.url) == []
+    assert server.files()  # the results, while the page is open
+
+
+def check_downloads(page, emotion):
+    saved = {}
+    for kind in ("WAV", "JSON"):
+        with page.expect_download() as download:
+            page.click(f"text=/Download .*{kind}/")
+        saved[kind] = download.value
+    assert saved["WAV"].suggested_filename == "speech & more_enhanced.wav"
+    wav, rate_hz = soundfile.read(saved["WAV"].path())
+    assert rate_hz == 16000 and len(wav) == 40000
+    told = json.loads(Path(saved["JSON"].path()).read_text())
+    assert told["label"] == emotion.label
+
+
+def test_refused_in_the_browser(server, arrive, tmp_path, speech):
+    files = broken(tmp_path)
+    write(tmp_path / "large.wav", 200000)
+    visitor = arrive()
+    for name in ("text.wav", "nan.wav", "empty.wav"):
+        said = visitor.refused(tmp_path / name)
+        assert files[name] in said
+        assert str(server.tmp) not in said and "Traceback" not in said
+    visitor.page.set_input_files(
+        "#recording input[type=file]", tmp_path / "large.wav"
+    )
+    said = visitor.message()
+    assert "large.wav" in said and "maximum allowed size" in said
+    # And the page goes on.
+    assert "speech & more.wav: 2.50 s" in visitor.analyse(speech)
+
+
+def test_recording_from_a_microphone(arrive):
+    visitor = arrive()
+    page = visitor.page
+    page.click("#recording button[aria-label='Record audio']")
+    page.click("#recording .record-button")
+    page.wait_for_timeout(1500)
+    page.click("#recording .stop-button")
+    page.wait_for_selector("#recording button[aria-label=Clear]")
+    page.wait_for_selector("#recording [data-testid^=waveform]")
+    page.wait_for_timeout(500)
+    page.click("#analyse")
+    page.wait_for_selector("#pictures img")
+    seconds = visitor.durations()
+    assert seconds[0] == pytest.approx(seconds[1]) and seconds[0] > 0.5
+    assert visitor.errors == []
+
+
+def test_clients_at_once(arrive, model, tmp_path):
+    """Each page gets what belongs to its own recording, whatever its name."""
+    paths = [
+        write(tmp_path / f"{n}" / "a.wav", 30000 + 20000 * n, seed=n)
+        for n in range(2)
+    ]
+    visitors = [arrive() for _ in paths]
+    for visitor, path in zip(visitors, paths):
+        visitor.load(path)
+    for visitor in visitors:
+        visitor.page.click("#analyse")
+    for visitor, path in zip(visitors, paths):
+        text = visitor.wait(path)
+        right = model.analyze_file(path)
+        assert f"{path.name}: {right.duration_s:.2f} s at" in text
+        shares = visitor.page.locator("#summary td:last-child")
+        assert shares.all_inner_texts() == [
+            f"{100 * p:.1f} %" for p in right.emotion.probabilities.values()
+        ]
+        lengths = visitor.durations()
+        assert lengths == pytest.approx([right.duration_s] * 2, abs=0.01)
+        assert visitor.errors == []
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_uploads_beyond_the_limit(server, tmp_path, speech, told):
+    large = tmp_path / "large.wav"
+    with large.open("wb") as stream:
+        stream.truncate(20 * 2**20)  # forty times too much
+    pieces = form(large)
+    body = b"".join(pieces) if told else pieces
+    kind, before = "multipart/form-data; boundary=x", server.files()
+    try:
+        status, text = server.post("/gradio_api/upload", body, kind)
+        assert status == 413 and ("MB" in text or "maximum" in text)
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # hung up on while sending, which is as good
+    assert server.files() == before
+    # It still takes what is not too large.
+    status, text = server.post(
+        "/gradio_api/upload", b"".join(form(speech, "a.wav")), kind
+    )
+    assert status == 200
+    (upload,) = json.loads(text)
+    assert "event: complete" in server.call(upload)
+    assert not Path(upload).exists()
+
+
+def test_only_uploads_are_served_and_read(server):
+    host = urlsplit(server.url).netloc
+    connection = http.client.HTTPConnection(host, timeout=30)
+    connection.request("GET", f"/gradio_api/file={__file__}")
+    assert connection.getresponse().status == 403
+    for address in (__file__, "https://example.com/a.wav"):
+        answer = server.call(address)
+        assert "event: error" in answer and "event: complete" not in answer
+
+
+def test_nothing_is_asked_of_the_network(server):
+    assert server.network.read_text() == ""
+
+
+def test_termination_leaves_nothing(server):
+    """Last: the server ends here, with an upload still there."""
+    kind = "multipart/form-data; boundary=x"
+    body = b'--x\r\nContent-Disposition: form-data; name="files"; '
+    body += b'filename="a.wav"\r\n\r\nspeech\r\n--x--\r\n'
+    server.post("/gradio_api/upload", body, kind)
+    assert "a.wav" in [path.name for path in server.files()]
+    assert server.stop() == 128 + signal.SIGTERM
+    assert list(server.tmp.glob("merit-demo-*")) == []
+    # Nothing was said of what visitors brought.
+    assert ".wav" not in server.log.read_text()

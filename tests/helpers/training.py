@@ -1,0 +1,121 @@
+"""Short trainings, in this process and as a user's command."""
+
+import re
+import subprocess
+import sys
+
+from merit_modules.hparams import (
+    compose,
+    keys_of,
+)
+from merit_modules.training import recipe
+from tests.conftest import ROOT
+
+EXPERIMENTS = sorted(
+    path
+    for pattern in ("hparams/*.yaml", "recipes/*/*/hparams/*.yaml")
+    for path in ROOT.glob(pattern)
+    if re.search(r"^include:", path.read_text(), re.M)
+)
+
+
+NAMES = [p.stem for p in EXPERIMENTS if p.parent == ROOT / "hparams"]
+
+
+SHORT = {
+    "n_sentences": 1,
+    "stage_1_epochs": 1,
+    "stage_2_epochs": 1,
+    "num_workers": 0,
+    "num_metric_workers": 0,
+    "metrics": ["si_sdr_db"],
+    "test_snrs_db": [0],
+    "test_clean": False,
+    "grad_accumulation_factor": 1,
+    "gradient_conflict_interval": 3,
+    "ssl_encoder": {
+        "config": {
+            "conv_dim": [16, 16, 16],
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+            "num_conv_pos_embeddings": 16,
+            "num_conv_pos_embedding_groups": 2,
+        }
+    },
+    "expert_output": 16,
+}
+
+
+def make_short(name, miniemo, folder, **changes):
+    """Build one of the shipped experiments, shortened."""
+    path = ROOT / "hparams" / f"{name}.yaml"
+    overrides = {**SHORT, "data_folder": str(miniemo), **changes}
+    overrides["output_folder"] = str(folder)
+    known = keys_of(compose(path))
+    overrides = {k: v for k, v in overrides.items() if k in known}
+    hparams, _ = recipe._load(path, overrides)
+    hparams["prepare"]()
+    data = recipe.load_data(hparams)
+    run_opts = {"device": "cpu", "noprogressbar": True}
+    for key in ("grad_accumulation_factor", "max_grad_norm"):
+        run_opts[key] = hparams[key]
+    return recipe.make_brain(hparams, run_opts, data), hparams, data
+
+
+def run_short(name, miniemo, folder, **changes):
+    """Train and test one of them."""
+    brain, hparams, data = make_short(name, miniemo, folder, **changes)
+    recipe.fit(brain, hparams, data)
+    recipe.evaluate(brain, hparams, data)
+    return brain
+
+
+KILLER = """
+import os, signal, sys
+sys.path.insert(0, {root!r})
+from merit_modules.training.brain import JointBrain
+from merit_modules.training import recipe
+
+def kill_in_the_middle(self, *args):
+    epoch = self.hparams.epoch_counter.current
+    if (epoch, self.step) == ({epoch}, {step}):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+JointBrain.on_fit_batch_end = kill_in_the_middle
+recipe.train_and_test(sys.argv[1:])
+"""
+
+
+def run_train(path, output_folder, *overrides, kill_at=None):
+    """Run train.py in a process of its own."""
+    command = [sys.executable, "train.py"]
+    if kill_at is not None:
+        epoch, step = kill_at
+        code = KILLER.format(root=str(ROOT), epoch=epoch, step=step)
+        command = [sys.executable, "-c", code]
+    command += [str(path), "--output_folder", str(output_folder)]
+    command += ["--noprogressbar", *map(str, overrides)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def last_checkpoint(output_folder):
+    return sorted((output_folder / "save").glob("CKPT+*"))[-1]
+
+
+def start(path, tmp_path, **overrides):
+    argv = [str(path), "--output_folder", str(tmp_path / "run")]
+    for key, value in overrides.items():
+        argv += [f"--{key}", str(value)]
+    hparams, _, _ = recipe.load_experiment(argv)
+    hparams["prepare"]()
+    return hparams
+
+
+def train(hparams, **run_opts):
+    data = recipe.load_data(hparams)
+    run_opts = {"device": "cpu", "noprogressbar": True, **run_opts}
+    brain = recipe.make_brain(hparams, run_opts, data)
+    recipe.fit(brain, hparams, data)
+    return brain

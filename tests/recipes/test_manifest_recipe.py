@@ -1,0 +1,123 @@
+"""The walk-through for a corpus of one's own, exactly as printed."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from merit_modules.hparams import compose, parse_overrides
+from tests.conftest import ROOT
+
+RECIPE = ROOT / "recipes" / "Manifest" / "joint_se_ser"
+PAGE = (ROOT / "docs" / "your_own_corpus.md").read_text()
+COMMANDS = re.findall(r"```bash\n(.*?)```", PAGE, re.S)
+(CSV,) = re.findall(r"```csv\n(.*?)```", PAGE, re.S)
+ERRORS = re.findall(r"```text\n(.*?)```", PAGE, re.S)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder that looks like the repository's, with the audio of the page."""
+    folder = tmp_path_factory.mktemp("walk")
+    for name in ("recipes", "hparams", "merit_modules"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "my_corpus").mkdir()
+    (folder / "my_corpus" / "list.csv").write_text(CSV)
+    rng = np.random.default_rng(0)
+    for line in CSV.splitlines()[1:]:
+        path = folder / "my_corpus" / line.split(",")[0]
+        tone = np.sin(np.arange(9600) * rng.uniform(0.05, 0.2))
+        soundfile.write(path, 0.1 * tone, 16000)
+    (folder / "my_noise").mkdir()
+    for number in range(3):
+        path = folder / "my_noise" / f"n{number}.wav"
+        soundfile.write(path, 0.1 * rng.normal(size=16000), 20000)
+    return folder
+
+
+def run(command, folder):
+    """Run a command of the page with this interpreter as its python."""
+    env = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.run(
+        ["bash", "-ec", command],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_page_has_ten_lines_and_two_commands():
+    assert len(CSV.splitlines()) == 11
+    assert len(COMMANDS) == 2 and len(ERRORS) == 2
+
+
+def test_one_epoch_as_printed(place):
+    done = run(COMMANDS[0], place)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "train  3     3      6      0        3" in done.stdout + done.stderr
+    folder = place / "results" / "trial" / "sparse_merit" / "1234"
+    results = json.loads((folder / "results.json").read_text())
+    names = [condition["name"] for condition in results["conditions"]]
+    assert names[0] == "unseen_-5dB" and names[-1] == "clean"
+    assert results["conditions"][0]["ser"]["classes"] == ["calm", "tense"]
+    assert results["conditions"][0]["ser"]["n"] == 2
+    train = (folder / "save" / "manifests" / "train.json").read_text()
+    assert json.loads(train).keys() <= {
+        line.split(".")[0] for line in CSV.splitlines()
+    }
+
+
+def test_seeds_as_printed(place):
+    done = run(COMMANDS[1], place)
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = place / "results" / "my_corpus" / "folds" / "sparse_merit_small"
+    assert str(folder.relative_to(place) / "summary.md") in PAGE
+    summary = json.loads((folder / "summary.json").read_text())
+    assert [run["seed"] for run in summary["runs"]] == [1, 2]
+    assert summary["conditions"][0]["ser"]["uar"]["n"] == 2
+    assert (folder / "summary.md").read_text().rstrip() in done.stdout
+
+
+@pytest.mark.parametrize("expected", ERRORS)
+def test_errors_as_printed(place, expected, tmp_path):
+    """What the page shows is what a broken file gives."""
+    for name in ("recipes", "hparams", "merit_modules", "my_noise"):
+        (tmp_path / name).symlink_to(place / name)
+    (tmp_path / "my_corpus").mkdir()
+    lines = CSV.splitlines()
+    for line in lines[1:]:
+        name = line.split(",")[0]
+        link = tmp_path / "my_corpus" / name
+        link.symlink_to(place / "my_corpus" / name)
+    if "column emo" in expected:
+        lines[3] = lines[3].replace("calm,ben", ",ben")
+        assert lines[3] == "ben_calm.wav,,ben"
+    else:
+        (tmp_path / "my_corpus" / lines[6].split(",")[0]).unlink()
+    (tmp_path / "my_corpus" / "list.csv").write_text("\n".join(lines) + "\n")
+    done = run(COMMANDS[0], tmp_path)
+    assert done.returncode == 2
+    told = done.stdout + done.stderr
+    assert "Traceback" not in told
+    assert expected.replace("FOLDER", str(tmp_path)).strip() in told
+
+
+def test_full_size_yaml_is_the_papers_setting():
+    """The composed file names the paper's values, on whatever corpus."""
+    tree = parse_overrides(compose(RECIPE / "hparams" / "sparse_merit.yaml"))
+    assert tree["ssl_source"] == "microsoft/wavlm-large"
+    assert tree["max_batch_size"] * tree["grad_accumulation_factor"] == 32
+    assert tree["train_snr_db"] == 5.0 and tree["lr"] == 5.0e-5
+    assert tree["test_snrs_db"] == [-5, 0, 5, 10]
+    assert tree["expert_hidden"] == 4096 and tree["n_experts"] == 3
