@@ -108,7 +108,7 @@ _ROOMS = {
         "demo.listening demo.page demo.server demo.spectrogram=figures"
     ),
     "cpu": (
-        "convolution_windows=prepacked fast_path=onednn full_precision=int8 "
+        "convolution_windows=prepacked fast_path=onednn full_precision "
         "onednn prepacked quantization=int8"
     ),
     "data": "data.statistics=pipelines miniemo seeding",

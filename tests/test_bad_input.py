@@ -191,6 +191,7 @@ def test_a_half_written_checkpoint_is_not_loaded(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("PARTIAL*"))
 
 
+@pytest.mark.slow
 def test_a_test_set_metric_that_fails_is_counted(tiny_experiment, tmp_path):
     hparams = start(tiny_experiment, tmp_path, test_clean=True)
     data = recipe.load_data(hparams)

@@ -60,6 +60,7 @@ def test_every_key_is_used(path):
     assert {k for k in unused if not k.startswith("__")} == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: str(p.stem))
 def test_shipped_files_build_a_system_that_runs(path, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(path.parents[1]))

@@ -72,6 +72,7 @@ def test_an_old_run_is_exported(old_run, tmp_path):
     check_outputs(load_folder(tmp_path / "model")["system"], "model")
 
 
+@pytest.mark.slow
 def test_an_old_run_is_evaluated(old_run, miniemo):
     before = json.loads((old_run / "results.json").read_text())
     args = ["--data_folder", str(miniemo), "--test_conditions"]

@@ -47,6 +47,7 @@ def test_the_readme_has_commands_and_snippets():
     assert (ROOT / ".ci" / "run").read_text().rstrip().endswith("make test")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("yaml, options", COMMANDS)
 def test_commands(yaml, options, miniemo, tmp_path):
     given = shlex.split(options)
@@ -79,6 +80,7 @@ def two_runs(miniemo, tmp_path_factory):
     return runs
 
 
+@pytest.mark.slow
 def test_from_runs_to_the_report(two_runs, tmp_path):
     """Grid, scores and report, by the README's own commands in turn."""
     kinds = [module for module, _ in AFTERWARDS]
@@ -138,6 +140,7 @@ def recordings(miniemo, tmp_path):
     return path.parent
 
 
+@pytest.mark.slow
 def test_three_lines_of_python(
     model_dir, recordings, tmp_path, capsys, monkeypatch
 ):
@@ -170,6 +173,7 @@ def test_three_lines_of_python(
         )
 
 
+@pytest.mark.slow
 def test_the_command_in_use(model_dir, recordings, tmp_path):
     (options,) = [o for o in IN_USE if o.startswith("analyze")]
     places = {

@@ -12,6 +12,7 @@ import warnings
 import torch
 from torch import nn
 
+from merit_modules.cpu.full_precision import is_kept
 from merit_modules.errors import InputError
 
 #: The largest number: -128 is not used, so that signs are alike.
@@ -200,8 +201,7 @@ def int8_products_are_exact():
 def quantize_(system):
     """Quantise a system's linear layers, in place, for inference.
 
-    Those of :data:`merit_modules.cpu.int8.KEPT_PARTS` stay as they are;
-    so do norms, convolutions and recurrent layers. No parameter can be trained
+    Those of ``full_precision.KEPT_PARTS`` stay as they are; so do norms, convolutions and recurrent layers. No parameter can be trained
     afterwards.
 
     Arguments
@@ -285,35 +285,3 @@ def is_quantized(module):
     True
     """
     return any(isinstance(part, Int8Linear) for part in module.modules())
-
-
-#: Parts of a system whose linear layers stay as they are.
-KEPT_PARTS = frozenset(
-    {
-        "routers",  # they decide
-        "feature_projection",  # its error would reach all layers above it
-        "classifier",  # runs once per utterance: nothing to gain
-        "gru_rel_pos_linear",  # WavLM's gate: as small as the code around it
-    }
-)
-
-
-def is_kept(name):
-    """Tell whether a layer stays in fp32.
-
-    Arguments
-    ---------
-    name : str
-        Its name in the system, with dots between parts.
-
-    Returns
-    -------
-    bool
-        Whether it belongs to one of :data:`KEPT_PARTS`.
-
-    Example
-    -------
-    >>> is_kept("mixture.routers.se.linear"), is_kept("mixture.experts.0.0")
-    (True, False)
-    """
-    return not KEPT_PARTS.isdisjoint(name.split("."))

@@ -54,6 +54,7 @@ def load_folder(folder, **changes):
 
     Example
     -------
+    >>> from merit_modules.pretrained import save_folder
     >>> from merit_modules.tiny import tiny_system
     >>> folder, system = getfixture("tmp_path") / "tiny", tiny_system()
     >>> save_folder(system, folder, ["angry", "sad", "happy", "calm"])
@@ -100,6 +101,7 @@ def encoder_of(
 
     Example
     -------
+    >>> from merit_modules.pretrained import save_folder
     >>> from merit_modules.tiny import tiny_system
     >>> folder = getfixture("tmp_path") / "tiny"
     >>> save_folder(tiny_system(), folder, ["angry", "sad", "happy", "calm"])
@@ -155,6 +157,7 @@ def load_parts(system, folder, parts="all"):
 
     Example
     -------
+    >>> from merit_modules.pretrained import save_folder
     >>> from merit_modules.tiny import tiny_system
     >>> folder = getfixture("tmp_path") / "tiny"
     >>> save_folder(tiny_system(), folder, ["angry", "sad", "happy", "calm"])

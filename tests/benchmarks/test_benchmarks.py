@@ -227,6 +227,7 @@ def systems(monkeypatch):
     return importlib.import_module("systems")
 
 
+@pytest.mark.slow
 def test_the_benchmark_prints_and_writes_all_columns(systems, tmp_path, capsys):
     options = "--ssl wavlm_small --seconds 0.5 --batch 2 --repeats 1"
     names = ["sparse_merit", "cascade"]
@@ -343,6 +344,7 @@ def test_the_floor_counts_the_pairs_and_no_more(run_benchmark):
 SMALL = "--ssl wavlm_small --repeats 1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", ["", "--padded"])
 def test_inference_is_compared_with_the_baseline(run_benchmark, padding):
     module, result, table = run_benchmark(
@@ -362,6 +364,7 @@ def test_inference_is_compared_with_the_baseline(run_benchmark, padding):
         assert row["s_per_s"] == pytest.approx(row["time_s"] / audio_s)
 
 
+@pytest.mark.slow
 def test_a_training_step_is_compared_with_the_baseline(run_benchmark):
     module, result, table = run_benchmark(
         "training_step", f"{SMALL} --seconds 0.5 --batch 2 --ssl_layers 2"

@@ -3,7 +3,11 @@
 import importlib
 import json
 
+import pytest
+
 from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
 
 
 def test_it_measures(tiny_experiment, miniemo, tmp_path, capsys, monkeypatch):

@@ -517,6 +517,7 @@ def finished(model, tmp_path_factory):
     return SimpleNamespace(folder=folder, outs=outs)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     st.sampled_from(
@@ -569,6 +570,7 @@ def wait_for_rows(process, path, n_rows):
     pytest.fail(f"no {n_rows} rows came: {process.communicate()}")
 
 
+@pytest.mark.slow
 def test_killed_interrupted_and_finished(model, tmp_path, capsys):
     corpus, out = tmp_path / "in", tmp_path / "out"
     first = write(corpus / "000.wav", 40000)
@@ -665,6 +667,7 @@ def test_broken_pipes_are_named(model, monkeypatch, capsys, data):
     assert said.err.startswith("error: stdin: ") and not said.out
 
 
+@pytest.mark.slow
 def test_through_real_pipes(model, corpus):
     process = start("enhance", "-", "--model", model, stdin=subprocess.PIPE)
     sound, said = process.communicate(streamed_wav(5000, 0xFFFFFFFF))
@@ -673,6 +676,7 @@ def test_through_real_pipes(model, corpus):
     assert said == b"1 done, 0 skipped (done before), 0 failed\n"
 
 
+@pytest.mark.slow
 def test_a_reader_that_had_enough(model, tmp_path):
     first = write(tmp_path / "000.wav", 1000)
     for i in range(1, 300):  # more rows than a pipe holds

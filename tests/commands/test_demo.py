@@ -269,6 +269,7 @@ def test_bodies_beyond_the_limit_are_not_read(n_bytes, told):
     assert got[0] <= 1000 and (got[0] == 0) == (told and n_bytes > 1000)
 
 
+@pytest.mark.slow
 def test_options_that_cannot_be(folder, capsys):
     for options in (["--port", "70000"], ["--max-minutes", "0"]):
         assert main(["demo", "--model", str(folder), *options]) == 2

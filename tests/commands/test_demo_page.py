@@ -24,6 +24,8 @@ from tests.helpers.demo_server import (
     write,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -321,6 +321,7 @@ def is_alive(pid):
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_the_children(stub, started, number):
     process, pids = started()
@@ -340,6 +341,7 @@ def test_an_interrupt_ends_the_children(stub, started, number):
     assert n_starts(stub) == starts | {"fold_3/seed_7": 1}
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_kills(started):
     process, pids = started("--stubborn", "1")
     process.send_signal(signal.SIGINT)
@@ -351,6 +353,7 @@ def test_a_second_interrupt_kills(started):
     assert not any(map(is_alive, pids))
 
 
+@pytest.mark.slow
 def test_a_folder_is_never_used_by_two_runs(stub, started, capsys):
     process, pids = started()
     argv = argv_of(stub, "--folds", "1", rest=["--wait_s", "60"])
@@ -482,6 +485,7 @@ def test_a_condition_that_some_runs_lack(stub):
 # ---- a real run -----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_seeds_of_a_real_system(tiny_experiment, tmp_path):
     command = [
         *(

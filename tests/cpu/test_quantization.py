@@ -326,6 +326,7 @@ def test_export_as_integers(tmp_path):
     assert model.hparams.quantization == "int8"
 
 
+@pytest.mark.slow
 def test_no_warning_reaches_the_user(tmp_path):
     save_folder(tiny_system(), tmp_path / "fp32", LABELS)
     code = (

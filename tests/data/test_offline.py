@@ -20,6 +20,8 @@ from merit_modules.data.offline.write import write_mixtures
 from merit_modules.data.pipelines import make_dataset, scan
 from merit_modules.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ["angry", "sad"]
 LSB = 2.0**-15
 

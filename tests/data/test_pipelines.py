@@ -96,6 +96,7 @@ def test_recipes_of_clean_speech_survive_workers(corpus):
         assert torch.equal(batch.noisy_wav.data, batch.clean_wav.data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_workers_that_live_on_see_the_epoch(corpus, context):
     speech, noise = corpus

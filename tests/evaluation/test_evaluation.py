@@ -13,6 +13,8 @@ from merit_modules.training import recipe
 from tests.conftest import write_tiny_experiment
 from tests.helpers.training import run_short
 
+pytestmark = pytest.mark.slow
+
 GRID = {
     "test_noise_sets": "[test_unseen, test_seen]",
     "test_snrs_db": "[-5, 5]",

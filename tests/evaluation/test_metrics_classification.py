@@ -62,6 +62,7 @@ def test_perfect_prediction_scores_one(labels):
     assert np.trace(scores["confusion"]) == len(labels)
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1

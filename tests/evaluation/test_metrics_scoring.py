@@ -128,6 +128,7 @@ def test_golden_pair_with_pesq(golden):
 # ---- workers ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_workers", [1, 2])
 def test_workers_do_not_change_the_result(mixed, expected, n_workers):
     scores, failures = score_all(mixed, n_workers)
@@ -153,6 +154,7 @@ def test_conditions_in_turn_and_a_bounded_backlog(monkeypatch):
         assert sys.modules["__main__"] is program
 
 
+@pytest.mark.slow
 def test_workers_do_not_run_the_program_again(tmp_path):
     program = tmp_path / "program.py"  # without the usual guard
     program.write_text(
@@ -172,6 +174,7 @@ def test_workers_do_not_run_the_program_again(tmp_path):
     assert (done.stdout, done.stderr) == ("started\n1\n", "")
 
 
+@pytest.mark.slow
 def test_signals_are_copied():
     clean, noisy, enhanced = utterance(0)
     with EnhancementScorer(RATE_HZ, 1, ["seg_snr_db"]) as scorer:
@@ -191,6 +194,7 @@ def end_on_stoi_of_bad(utt_id, signals, sample_rate_hz, measures, model):
     return score_utterance(utt_id, signals, sample_rate_hz, measures, model)
 
 
+@pytest.mark.slow
 def test_a_crash_loses_one_score(monkeypatch):
     utterances = {f"utt{k}": utterance(k, 8000) for k in range(3)}
     utterances["bad"] = utterance(3, 8000)
@@ -208,6 +212,7 @@ def test_a_crash_loses_one_score(monkeypatch):
     assert score_all(utterances, 2) == (scores, [crash])
 
 
+@pytest.mark.slow
 def test_an_idle_worker_that_died_is_replaced():
     with EnhancementScorer(RATE_HZ, 1, ["seg_snr_db"]) as scorer:
         scorer.submit("first", *utterance(0, 800))

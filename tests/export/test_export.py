@@ -44,6 +44,7 @@ def outputs(system):
 # ---- every system ---------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_system_exports_and_loads(name, tmp_path, capsys):
     run = write_run(tmp_path / "run", name)
@@ -69,6 +70,7 @@ def test_every_system_exports_and_loads(name, tmp_path, capsys):
         torch.testing.assert_close(outputs(loaded), outputs(other))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sparse_merit", "cascade"])
 def test_the_weights_are_those_of_the_best_checkpoint(name, tmp_path):
     run = write_run(tmp_path / "run", name, n_checkpoints=3)
@@ -111,6 +113,7 @@ def test_a_system_without_classes_has_no_encoder(tmp_path):
     assert "model.enhance(" in text
 
 
+@pytest.mark.slow
 def test_soft_classes(tmp_path):
     run = write_run(tmp_path / "run", ser_target="soft_emotion")
     export_run(run, tmp_path / "model")
@@ -119,6 +122,7 @@ def test_soft_classes(tmp_path):
     assert model.classify(torch.randn(8000)).label in CLASSES
 
 
+@pytest.mark.slow
 def test_attributes(tmp_path):
     run = write_run(
         tmp_path / "run",
@@ -137,6 +141,7 @@ def test_attributes(tmp_path):
     assert "found.emotion.attributes" in text
 
 
+@pytest.mark.slow
 def test_a_folder_needs_no_part_of_the_training(tmp_path):
     export_run(write_run(tmp_path / "run", "cascade"), tmp_path / "model")
     code = (
@@ -162,6 +167,7 @@ def test_a_folder_needs_no_part_of_the_training(tmp_path):
 # ---- runs that are not where or what they were ----------------------------
 
 
+@pytest.mark.slow
 def test_a_run_that_was_moved(tmp_path):
     run = write_run(tmp_path / "run", "cascade")
     export_run(run, tmp_path / "before")
@@ -174,6 +180,7 @@ def test_a_run_that_was_moved(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_exporting_leaves_the_run_and_chance_as_they_were(tmp_path):
     run = write_run(tmp_path / "run", "cascade")
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
@@ -249,6 +256,7 @@ def test_what_is_missing_is_named(tmp_path, capsys):
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.slow
 def test_foreign_folders_are_spared_and_own_ones_replaced(tmp_path):
     run = write_run(tmp_path / "run")
     (tmp_path / "other").mkdir()
@@ -311,6 +319,7 @@ def test_a_checkpoint_of_another_system(tmp_path):
         load_chosen(torch.nn.Linear(2, 2), checkpointer, "uar")
 
 
+@pytest.mark.slow
 def test_training_keeps_as_many_as_asked(miniemo, tmp_path):
     brain = run_short(
         "sparse_merit",
@@ -397,6 +406,7 @@ def test_results_of_other_weights_are_told_apart(tmp_path):
     assert "measured with the best checkpoint alone" in text
 
 
+@pytest.mark.slow
 def test_what_is_not_known_is_said_to_be_unknown(tmp_path):
     run = write_run(tmp_path / "run", corpus_about=None)
     shutil.rmtree(run / "save" / "manifests")
@@ -408,6 +418,7 @@ def test_what_is_not_known_is_said_to_be_unknown(tmp_path):
     assert "unknown language" in text
 
 
+@pytest.mark.slow
 def test_facts_that_are_none(tmp_path):
     run = write_run(tmp_path / "run")
     with pytest.raises(InputError, match="expected some of kind.*got 'sound'"):
@@ -416,6 +427,7 @@ def test_facts_that_are_none(tmp_path):
         export_run(run, tmp_path / "model", about={"kind": "real"})
 
 
+@pytest.mark.slow
 def test_a_pretrained_encoder_is_named(tmp_path):
     export_run(write_run(tmp_path / "run"), tmp_path / "model")
     start = load_folder(tmp_path / "model")["system"].ssl_encoder

@@ -167,6 +167,7 @@ def noise(n_samples, seed=0):
     return generator.standard_normal(n_samples).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_the_graph_equals_the_system(exported, name):
     system, model = exported(name)
@@ -289,6 +290,7 @@ def test_attributes_come_in_their_scale(exported):
     )
 
 
+@pytest.mark.slow
 def test_the_runtime_needs_no_torch(exported):
     _, model = exported("sparse_merit")
     code = f"""
@@ -422,6 +424,7 @@ def test_what_must_stay_in_fp32_must_be_known(exported, tmp_path):
     assert not (tmp_path / "int8.onnx").exists()
 
 
+@pytest.mark.slow
 def test_8_bits_are_an_option(exported, tmp_path):
     system, model = exported("ser_only")
     path = tmp_path / "int8.onnx"
@@ -433,6 +436,7 @@ def test_8_bits_are_an_option(exported, tmp_path):
     assert 0 < np.abs(found - expected).max() < 0.1
 
 
+@pytest.mark.slow
 def test_the_command_adds_the_file(tmp_path, capsys):
     write_run(tmp_path / "run", "ser_only")
     folder = tmp_path / "model"
@@ -450,6 +454,7 @@ def test_the_command_adds_the_file(tmp_path, capsys):
     assert not (folder / "model.onnx").exists()
 
 
+@pytest.mark.slow
 def test_large_weights_go_to_a_second_file(tmp_path, monkeypatch):
     from torch.onnx._internal.exporter import _onnx_program
 

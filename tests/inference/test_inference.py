@@ -424,6 +424,7 @@ def test_two_clients_at_once(model, speech):
 # ---- loading --------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_loading_needs_no_network_and_makes_no_link(folder, tmp_path):
     code = (
         "import socket\n"

@@ -11,6 +11,8 @@ import soundfile
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 RECIPE = ROOT / "recipes" / "EMODB" / "joint_se_ser"
 SPEAKERS = ("03", "08", "09", "10", "11", "12", "13", "14", "15", "16")
 

@@ -66,6 +66,7 @@ def load(path, tree, **overrides):
     return load_hparams(path, overrides)[0]
 
 
+@pytest.mark.slow
 def test_the_documented_command_trains(tree, tmp_path):
     words = documented(SIMPLE)
     done = run(tree, words, "--output_folder", tmp_path / "run", *SHORT)
@@ -99,6 +100,7 @@ def test_the_full_size_command_differs_by_its_file_alone():
     assert [words[0], *words[2:]] == [small[0], *small[2:]]
 
 
+@pytest.mark.slow
 def test_a_fold_that_does_not_exist_is_named(tree, tmp_path):
     words = documented(SIMPLE)[:-1]
     done = run(tree, [*words, "6"], "--output_folder", tmp_path)
@@ -132,6 +134,7 @@ def test_options_reach_the_preparation(
         assert emotions <= set(hparams["emotions"])
 
 
+@pytest.mark.slow
 def test_folds_and_tasks_do_not_share_a_folder(tree):
     choices = [
         {},

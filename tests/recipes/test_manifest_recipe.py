@@ -62,6 +62,7 @@ def test_the_page_has_ten_lines_and_two_commands():
     assert len(COMMANDS) == 2 and len(ERRORS) == 2
 
 
+@pytest.mark.slow
 def test_one_epoch_as_printed(place):
     done = run(COMMANDS[0], place)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -89,6 +90,7 @@ def test_seeds_as_printed(place):
     assert (folder / "summary.md").read_text().rstrip() in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("expected", ERRORS)
 def test_errors_as_printed(place, expected, tmp_path):
     """What the page shows is what a broken file gives."""

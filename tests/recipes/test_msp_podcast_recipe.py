@@ -91,6 +91,7 @@ def test_the_readme_has_its_commands():
     assert names == ["hparams/sparse_merit.yaml", small, small, small]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", COMMANDS[1:], ids=["consensus", "soft", "attributes"]
 )
@@ -108,6 +109,7 @@ def test_the_documented_commands_run(tree, command):
     assert all(score in c["ser"] for c in results["conditions"])
 
 
+@pytest.mark.slow
 def test_the_paper_setting_starts_with_an_encoder_of_ones_own(tree, tmp_path):
     """All but the size of the encoder is as documented."""
     RandomSSLEncoder("wavlm", TINY_SSL).model.save_pretrained(tmp_path / "ssl")
@@ -117,6 +119,7 @@ def test_the_paper_setting_starts_with_an_encoder_of_ones_own(tree, tmp_path):
     assert "test2_unseen_0dB" in done.stdout
 
 
+@pytest.mark.slow
 def test_errors_are_one_message(tree):
     next((tree / "Audios").glob("*Train_0001*")).unlink()
     done = run(COMMANDS[1], tree)

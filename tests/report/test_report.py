@@ -14,6 +14,8 @@ from merit_modules.report.study import Study
 from merit_modules.report.writers import escape_latex
 from tests.helpers.runs_on_disk import GRID, scores_of, write_routing, write_run
 
+pytestmark = pytest.mark.slow
+
 QUICK = Settings("base_line", n_resamples=400)
 
 

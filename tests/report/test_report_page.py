@@ -12,6 +12,8 @@ from merit_modules.report.compare import Settings
 from tests.helpers.browser import browser, visit
 from tests.helpers.runs_on_disk import write_routing, write_run
 
+pytestmark = pytest.mark.slow
+
 EVIL = "<img src=x onerror=alert(1)>"
 
 

@@ -374,6 +374,7 @@ def test_mixed_precision(style):
         assert error < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("model_type", TYPES)
 def test_export_with_any_length(model_type, style):

@@ -128,6 +128,7 @@ def test_every_gradient(trained, case):
         )
 
 
+@pytest.mark.slow
 def test_every_parameter_after_the_step(trained, case):
     _, step = case
     expected = rename_system(step["params_after"])

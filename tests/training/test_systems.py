@@ -66,6 +66,7 @@ def test_the_weighted_sum_agrees_with_the_released_code(golden):
     assert (wrong - case["out"]).abs().max() > 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_system_trains(name, miniemo, tmp_path):
     brain = run_short(name, miniemo, tmp_path)
@@ -85,6 +86,7 @@ def test_every_system_trains(name, miniemo, tmp_path):
     assert ("layer_mix" in groups) == hasattr(brain.system.mixture, "experts")
 
 
+@pytest.mark.slow
 def test_a_cascade_trains_its_front_end_first(miniemo, tmp_path):
     folder = tmp_path / "noisy"
     brain = run_short("cascade", miniemo, folder)
@@ -126,6 +128,7 @@ def test_a_cascade_is_its_two_parts():
         CascadeSystem(back)(wavs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -189,6 +192,7 @@ def test_a_start_that_does_not_fit_is_listed(miniemo, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_training_reads_mixtures_from_disk(miniemo, tmp_path):
     """The statistics, taken over all mixtures, are those of mixing anew."""
     fresh, hparams, _ = make_short("sparse_merit", miniemo, tmp_path / "1")
@@ -210,6 +214,7 @@ def test_training_reads_mixtures_from_disk(miniemo, tmp_path):
         torch.testing.assert_close(left, right)
 
 
+@pytest.mark.slow
 def test_an_experiment_takes_its_encoder_from_the_folder(miniemo, tmp_path):
     donor = tiny_system()
     save_folder(donor, tmp_path / "donor", ["angry", "sad", "happy", "calm"])

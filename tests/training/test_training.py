@@ -15,6 +15,8 @@ from tests.helpers.training import (
     train,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def final_state(output_folder):
     folder = last_checkpoint(output_folder)

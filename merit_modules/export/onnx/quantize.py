@@ -3,7 +3,7 @@
 import ast
 import math
 
-from merit_modules.cpu.int8 import is_kept
+from merit_modules.cpu.full_precision import is_kept
 from merit_modules.errors import InputError
 
 #: Weights of 8 bits beyond which they go to a file of their own: a protobuf
