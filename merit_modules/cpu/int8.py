@@ -201,8 +201,8 @@ def int8_products_are_exact():
 def quantize_(system):
     """Quantise a system's linear layers, in place, for inference.
 
-    Those of ``full_precision.KEPT_PARTS`` stay as they are; so do norms, convolutions and recurrent layers. No parameter can be trained
-    afterwards.
+    Those of ``full_precision.KEPT_PARTS`` stay as they are; so do norms,
+    convolutions and recurrent layers. No parameter can be trained afterwards.
 
     Arguments
     ---------

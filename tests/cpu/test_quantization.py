@@ -12,10 +12,9 @@ from speechbrain.inference.interfaces import Pretrained
 from torch import nn
 
 from merit_modules.cpu import int8 as quantization
+from merit_modules.cpu.full_precision import KEPT_PARTS, is_kept
 from merit_modules.cpu.int8 import (
-    KEPT_PARTS,
     Int8Linear,
-    is_kept,
     is_quantized,
     quantize_,
     quantize_rows,
