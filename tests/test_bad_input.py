@@ -133,6 +133,7 @@ def test_broken_audio_can_be_left_out(broken_corpus):
     assert not set(names) & set(data.train.data_ids)
 
 
+@pytest.mark.slow
 def test_a_nan_loss_stops_by_name_and_keeps_the_checkpoint(
     tiny_experiment, tmp_path, monkeypatch
 ):
@@ -153,6 +154,7 @@ def test_a_nan_loss_stops_by_name_and_keeps_the_checkpoint(
     assert all(v.isfinite().all() for v in state.values())
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_other_sizes_is_refused(tiny_experiment, tmp_path):
     train(start(tiny_experiment, tmp_path, number_of_epochs=1))
     other = start(tiny_experiment, tmp_path, expert_output=9)

@@ -260,6 +260,7 @@ def test_the_benchmark_prints_and_writes_all_columns(systems, tmp_path, capsys):
         assert row["weights_gib"] * 2**30 == pytest.approx(n_bytes, rel=0.01)
 
 
+@pytest.mark.slow
 def test_the_benchmark_builds_each_system_from_its_files(systems, tmp_path):
     parts = [
         count_parameters(systems.build(name, "wavlm_small", tmp_path))["total"]

@@ -67,6 +67,7 @@ def single_task(task):
     ).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["se", "ser"])
 def test_what_a_system_lacks_is_not_shown(tmp_path, speech, task):
     save_folder(single_task(task), tmp_path / "model", LABELS)
@@ -85,6 +86,7 @@ def test_what_a_system_lacks_is_not_shown(tmp_path, speech, task):
     assert "routing" not in told
 
 
+@pytest.mark.slow
 def test_attributes_are_lines(tmp_path, speech):
     names = ["arousal", "valence", "dominance", "other"]
     facts = {"ser_target": "attributes", "attribute_scale": [1.0, 7.0]}
@@ -108,6 +110,7 @@ def test_attributes_are_lines(tmp_path, speech):
     assert high != low
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate_hz, channels", [(44100, 2), (8000, 1)])
 def test_all_that_comes_of_a_recording(model, tmp_path, rate_hz, channels):
     path = write(tmp_path / "a.wav", rate_hz, rate_hz, channels=channels)
@@ -130,6 +133,7 @@ def test_all_that_comes_of_a_recording(model, tmp_path, rate_hz, channels):
     assert ("2 channels averaged" in fragments.facts(found)) == (channels == 2)
 
 
+@pytest.mark.slow
 def test_both_sides_are_as_loud_and_do_not_clip(model, tmp_path):
     path = write(tmp_path / "loud.wav", scale=1.0)
     found = listen(model, path, tmp_path, max_s=60)
@@ -175,6 +179,7 @@ def test_what_is_wrong_is_said_without_paths(model, tmp_path):
         assert str(tmp_path) not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_names_are_no_markup(model, tmp_path, speech):
     evil = "<img src=x onerror=alert(1)>\"'&.wav"
     found = listen(model, speech, tmp_path, max_s=60, name=evil)

@@ -251,6 +251,7 @@ def test_every_gpu_has_one_run_at_a_time(stub):
         assert times[1] - times[0] >= 0.3
 
 
+@pytest.mark.slow
 def test_runs_side_by_side(stub):
     argv = argv_of(
         *(stub, "--folds", "1-3", "--parallel", 3), rest=["--wait_s", "1"]

@@ -310,6 +310,7 @@ def test_integers_do_not_fit_where_floats_were(tmp_path):
         load_folder(tmp_path / "fp32")
 
 
+@pytest.mark.slow
 def test_export_as_integers(tmp_path):
     run = write_results(write_run(tmp_path / "run"))
     export_run(run, tmp_path / "fp32")

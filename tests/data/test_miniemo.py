@@ -88,12 +88,14 @@ def _entries(corpus, name):
 # ---------------------------------------------------------------- repeatable
 
 
+@pytest.mark.slow
 def test_two_generations_are_identical(corpus, tmp_path):
     prepare_miniemo(tmp_path / "audio", tmp_path / "out", n_sentences=1)
     assert _digests(tmp_path / "audio") == _digests(corpus[0])
     assert _digests(tmp_path / "out") == _digests(corpus[1])
 
 
+@pytest.mark.slow
 def test_files_do_not_depend_on_the_order_of_generation(corpus, tmp_path):
     for item in plan_corpus(n_sentences=1, seed=0)[::-4]:
         prepare._write_wav(tmp_path / "one.wav", item.render())
@@ -145,6 +147,7 @@ def test_seed_changes_prosody_sentences_and_noise():
 # ------------------------------------------------------------------ balanced
 
 
+@pytest.mark.slow
 def test_splits_are_speaker_disjoint_and_balanced(corpus):
     speakers = {}
     for split in SPLITS:
@@ -173,6 +176,7 @@ def test_a_voice_says_the_same_sentences_in_every_emotion():
     assert len(set(SENTENCES)) == len(SENTENCES) >= 20
 
 
+@pytest.mark.slow
 def test_seen_and_unseen_noise_types_are_as_designed(corpus):
     types, files = {}, []
     for name in NOISES:
@@ -187,6 +191,7 @@ def test_seen_and_unseen_noise_types_are_as_designed(corpus):
     assert len(contents) == len(files) == 14
 
 
+@pytest.mark.slow
 def test_full_corpus_lasts_about_ten_minutes(corpus):
     n_utterances = Counter(item.manifest for item in plan_corpus(5, seed=0))
     assert [n_utterances[split] for split in SPLITS] == [160, 40, 60]
@@ -202,6 +207,7 @@ def test_full_corpus_lasts_about_ten_minutes(corpus):
 # -------------------------------------------------------------------- audible
 
 
+@pytest.mark.slow
 def test_speech_files_are_clean(corpus):
     durations = []
     for split in SPLITS:
@@ -223,6 +229,7 @@ def test_speech_files_are_clean(corpus):
     assert 1.8 < np.mean(durations) < 2.6
 
 
+@pytest.mark.slow
 def test_emotions_differ_in_level_rate_and_pitch_range(corpus):
     level_db, duration_s = {}, {}
     for entry in _entries(corpus, "train").values():
@@ -370,6 +377,7 @@ def copy(corpus, tmp_path):
     return tmp_path / "audio", tmp_path / "out"
 
 
+@pytest.mark.slow
 def test_second_call_writes_nothing_and_needs_no_espeak(copy, monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     before = _mtimes(*copy)
@@ -377,6 +385,7 @@ def test_second_call_writes_nothing_and_needs_no_espeak(copy, monkeypatch):
     assert _mtimes(*copy) == before
 
 
+@pytest.mark.slow
 def test_manifests_are_written_for_audio_that_is_there(copy, tmp_path):
     before = _mtimes(copy[0])
     prepare_miniemo(copy[0], tmp_path / "other", n_sentences=1)
@@ -384,6 +393,7 @@ def test_manifests_are_written_for_audio_that_is_there(copy, tmp_path):
     assert _digests(tmp_path / "other") == _digests(copy[1])
 
 
+@pytest.mark.slow
 def test_one_missing_file_is_made_again(copy, corpus):
     victim = next(copy[0].glob("speech/en-us+m2/*_happy_*.wav"))
     victim.unlink()
@@ -395,6 +405,7 @@ def test_one_missing_file_is_made_again(copy, corpus):
     assert changed == {victim, victim.parent}
 
 
+@pytest.mark.slow
 def test_corpus_without_stamp_is_completed(copy, corpus):
     (copy[0] / "miniemo.json").unlink()
     next(copy[0].glob("noise/*.wav")).unlink()
@@ -404,6 +415,7 @@ def test_corpus_without_stamp_is_completed(copy, corpus):
     assert _digests(copy[0]) == _digests(corpus[0])
 
 
+@pytest.mark.slow
 def test_interruption_leaves_whole_files_and_no_stamp(
     corpus, tmp_path, monkeypatch
 ):
@@ -441,6 +453,7 @@ def test_unreadable_stamp_counts_as_none(stamp, tmp_path):
     assert known.get("manifests", {}) == {}
 
 
+@pytest.mark.slow
 def test_changed_parameters_make_another_corpus(copy, corpus, monkeypatch):
     (copy[0] / "mine.wav").write_bytes(b"not MiniEmo's")
     before = _digests(copy[0])

@@ -71,6 +71,7 @@ def test_short_speech_is_repeated(model):
     )
 
 
+@pytest.mark.slow
 def test_the_scorer_takes_it(model):
     wav = np.random.default_rng(0).uniform(size=16000)
     metrics = ["dnsmos_sig", "dnsmos_bak", "dnsmos_ovrl"]

@@ -302,6 +302,7 @@ def test_pesq_not_installed(monkeypatch):
         pesq_wb(noise(0), noise(1), RATE_HZ)
 
 
+@pytest.mark.slow
 def test_no_pytorch_is_imported():
     code = f"import sys, {enhancement.__name__}; print('torch' in sys.modules)"
     done = subprocess.run(

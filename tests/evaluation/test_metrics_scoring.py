@@ -101,6 +101,7 @@ def test_a_failure_is_counted_and_has_no_score(expected):
     json.dumps([scores, failures], allow_nan=False)
 
 
+@pytest.mark.slow
 def test_golden_pair_with_pesq(golden):
     pytest.importorskip("pesq")
     import torch  # not above: the workers of the crash test import this file
@@ -136,6 +137,7 @@ def test_workers_do_not_change_the_result(mixed, expected, n_workers):
     assert list(scores) == list(mixed)
 
 
+@pytest.mark.slow
 def test_conditions_in_turn_and_a_bounded_backlog(monkeypatch):
     monkeypatch.setattr(scoring, "_BACKLOG", 2)
     program = sys.modules["__main__"]  # put aside for a moment
@@ -223,6 +225,7 @@ def test_an_idle_worker_that_died_is_replaced():
         assert scorer.collect() == (before, [])
 
 
+@pytest.mark.slow
 def test_leaving_early_ends_the_workers():
     with pytest.raises(KeyboardInterrupt):
         with EnhancementScorer(RATE_HZ, 1, ["seg_snr_db"]) as scorer:
@@ -232,6 +235,7 @@ def test_leaving_early_ends_the_workers():
     assert [worker.is_alive() for worker in workers] == [False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_workers", [0, 1])
 def test_an_unexpected_error_names_the_utterance(n_workers):
     # pystoi cannot resample from a rate that is not an integer.

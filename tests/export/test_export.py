@@ -28,6 +28,8 @@ from tests.helpers.exported import (
 )
 from tests.helpers.training import NAMES, run_short
 
+pytestmark = pytest.mark.slow
+
 
 def outputs(system):
     generator = torch.Generator().manual_seed(1)

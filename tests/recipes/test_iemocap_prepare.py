@@ -229,6 +229,7 @@ def test_random_warns_that_speakers_leak(corpus, caplog):
     assert "leak" not in caplog.text
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.sampled_from(labels.CLASSES), min_size=40, max_size=90),

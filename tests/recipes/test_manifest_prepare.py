@@ -138,6 +138,7 @@ label_texts = st.text(
 )
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=list(HealthCheck), max_examples=40)
 @given(labels=st.sets(label_texts, min_size=2, max_size=4))
 def test_any_text_is_a_label_in_the_yaml(tmp_path, monkeypatch, labels):

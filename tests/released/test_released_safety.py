@@ -281,6 +281,7 @@ def test_everything_that_does_not_fit_is_listed(model):
     ]
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_any_missing_tensor_is_named(tmp_path_factory, data):

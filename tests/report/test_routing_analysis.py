@@ -133,6 +133,7 @@ def test_bits_are_those_of_scikit_learn():
     assert voiced["bits"] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_permutations_hang_on_the_seed_alone():
     routings, rows = make(at_random)
     assert analyse_routing(routings, rows) == analyse_routing(routings, rows)

@@ -342,6 +342,7 @@ def test_wilcoxon_is_scipy_s():
         wilcoxon([1.0, np.nan], [1.0, 2.0])
 
 
+@pytest.mark.slow
 def test_holm_worked_example():
     family = [
         Comparison("t", 0.0, p, 9, 9) for p in (0.01, 0.02, 0.03, 0.005, 1.0)

@@ -106,6 +106,7 @@ def test_very_short_utterances(style, n):
         assert_same(fast, plain, batch, torch.tensor([n / 1000, 1.0]))
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(
     st.lists(st.integers(1, 40), min_size=1, max_size=4),

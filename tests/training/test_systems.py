@@ -162,6 +162,7 @@ def test_uncertainty_needs_losses_above_zero(miniemo, tmp_path):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "parts", ["all", ["ssl_encoder", "se_head", "ser_head"]], ids=["all", "2"]
 )
@@ -179,6 +180,7 @@ def test_training_starts_from_a_folder(parts, miniemo, tmp_path):
         assert torch.equal(value, source[key]), key
 
 
+@pytest.mark.slow
 def test_a_start_that_does_not_fit_is_listed(miniemo, tmp_path):
     donor, hparams, _ = make_short("sparse_merit", miniemo, tmp_path)
     save_folder(donor.system, tmp_path / "donor", hparams["emotions"])

@@ -96,6 +96,7 @@ def relabel(folder, change):
         path.write_text(json.dumps(entries))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, outputs, change, score",
     [
