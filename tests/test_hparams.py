@@ -17,6 +17,8 @@ from tests.helpers.training import EXPERIMENTS
 READERS = [
     ROOT / "merit_modules" / name
     for name in (
+        "training/datasets.py",
+        "training/experiment.py",
         "training/recipe.py",
         "training/brain.py",
         "export/card_metadata.py",

@@ -17,6 +17,8 @@ import speechbrain as sb
 from merit_modules.errors import InputError
 from merit_modules.hparams import parse_overrides
 from merit_modules.training import recipe
+from merit_modules.training.datasets import load_data
+from merit_modules.training.experiment import COMPOSED, as_command, load_run
 
 
 def evaluate_run(argv):
@@ -48,12 +50,12 @@ def evaluate_run(argv):
     folder = Path(argv[0])
     # SpeechBrain's own parser tells run options from keys of the YAML.
     _, run_opts, overrides = sb.parse_arguments(
-        [str(folder / recipe.COMPOSED), *argv[1:]]
+        [str(folder / COMPOSED), *argv[1:]]
     )
-    hparams = recipe.load_run(folder, parse_overrides(overrides))
+    hparams = load_run(folder, parse_overrides(overrides))
     if not list(Path(hparams["save_folder"]).glob("CKPT+*")):
         raise InputError(f"{hparams['save_folder']}: no checkpoint to evaluate")
-    data = recipe.load_data(hparams)
+    data = load_data(hparams)
     brain = recipe.make_brain(hparams, run_opts, data, trained=True)
     return recipe.evaluate(brain, hparams, data)
 
@@ -64,7 +66,7 @@ def main(argv=None):
     if {"-h", "--help"} & set(argv):
         print(__doc__)
         return 0
-    return recipe.run(evaluate_run, argv)
+    return as_command(evaluate_run, argv)
 
 
 if __name__ == "__main__":

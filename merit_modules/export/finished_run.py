@@ -13,7 +13,7 @@ from merit_modules.errors import InputError
 from merit_modules.evaluation.evaluation import RESULTS
 from merit_modules.export.averaging import load_chosen
 from merit_modules.hparams import parse_overrides
-from merit_modules.training import recipe
+from merit_modules.training.experiment import COMPOSED, OVERRIDES, load_run
 
 # What only training needs and what would write, or seed, or read the corpus.
 _NOT_BUILT = ("__set_seed", "tensorboard_logger", "train_logger")
@@ -126,7 +126,7 @@ def _load(folder, labels):
         if labels is not None:
             changes["emotions"] = labels
     try:
-        return recipe.load_run(folder, changes)
+        return load_run(folder, changes)
     except InputError as error:
         if labels is None and _is_of_recipe(described.get("emotions")):
             raise InputError(
@@ -139,7 +139,7 @@ def _load(folder, labels):
 
 def _described(folder):
     """Read a run's YAML without building anything."""
-    paths = [folder / name for name in (recipe.COMPOSED, recipe.OVERRIDES)]
+    paths = [folder / name for name in (COMPOSED, OVERRIDES)]
     for path in paths:
         if not path.is_file():
             raise InputError(f"{folder}: no run: it has no file {path.name}")

@@ -31,7 +31,7 @@ from merit_modules.evaluation.metrics.enhancement import si_sdr_db
 from merit_modules.export.exporter import export_run
 from merit_modules.export.onnx.runtime import OnnxMERIT
 from merit_modules.inference import SparseMERIT
-from merit_modules.training import recipe
+from merit_modules.training import datasets, experiment
 
 COLUMNS = (
     ("form", "form", "{}"),
@@ -116,8 +116,8 @@ def score(mixtures, results, labels):
 
 def mixtures_of(run, name):
     """Read the test mixtures of a condition: noisy, clean, class."""
-    hparams = recipe.load_run(run)
-    data = recipe.load_data(hparams)
+    hparams = experiment.load_run(run)
+    data = datasets.load_data(hparams)
     known = {c.name: c for c in data.conditions}
     if name not in known:
         raise SystemExit(f"expected one of {', '.join(known)}, got {name}")

@@ -18,7 +18,7 @@ from merit_modules.hparams import (
 )
 from merit_modules.inference import SparseMERIT
 from merit_modules.pretrained import load_folder
-from merit_modules.training import recipe
+from merit_modules.training import experiment
 from tests.conftest import ROOT
 from tests.helpers.exported import (
     CLASSES,
@@ -316,7 +316,7 @@ def test_more_than_there_are(tmp_path):
 
 def test_a_checkpoint_of_another_system(tmp_path):
     run = write_run(tmp_path / "run")
-    checkpointer = recipe.load_run(run)["checkpointer"]
+    checkpointer = experiment.load_run(run)["checkpointer"]
     with pytest.raises(InputError, match="CKPT.*does not fit: .*weight"):
         load_chosen(torch.nn.Linear(2, 2), checkpointer, "uar")
 

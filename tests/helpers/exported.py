@@ -12,7 +12,7 @@ from merit_modules.hparams import (
     keys_of,
     load_hparams,
 )
-from merit_modules.training import recipe
+from merit_modules.training import experiment
 from tests.conftest import ROOT
 from tests.helpers.runs_on_disk import scores_of
 from tests.helpers.training import SHORT
@@ -49,7 +49,7 @@ def write_run(
     system = hparams["system"]
     if hparams["front_end_experiment"]:
         first = write_run(folder / "se_only", "se_only", **changes)
-        system.front_end = recipe.load_run(first)["system"]
+        system.front_end = experiment.load_run(first)["system"]
         system.front_end.normalizer.set_statistics(0.01, 0.5)
     system.normalizer.set_statistics(0.1, 0.7)
     for epoch in range(1, n_checkpoints + 1):

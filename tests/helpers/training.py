@@ -8,7 +8,7 @@ from merit_modules.hparams import (
     compose,
     keys_of,
 )
-from merit_modules.training import recipe
+from merit_modules.training import datasets, experiment, recipe
 from tests.conftest import ROOT
 
 EXPERIMENTS = sorted(
@@ -55,9 +55,9 @@ def make_short(name, miniemo, folder, **changes):
     overrides["output_folder"] = str(folder)
     known = keys_of(compose(path))
     overrides = {k: v for k, v in overrides.items() if k in known}
-    hparams, _ = recipe._load(path, overrides)
+    hparams, _ = experiment.open_experiment(path, overrides)
     hparams["prepare"]()
-    data = recipe.load_data(hparams)
+    data = datasets.load_data(hparams)
     run_opts = {"device": "cpu", "noprogressbar": True}
     for key in ("grad_accumulation_factor", "max_grad_norm"):
         run_opts[key] = hparams[key]
@@ -108,13 +108,13 @@ def start(path, tmp_path, **overrides):
     argv = [str(path), "--output_folder", str(tmp_path / "run")]
     for key, value in overrides.items():
         argv += [f"--{key}", str(value)]
-    hparams, _, _ = recipe.load_experiment(argv)
+    hparams, _, _ = experiment.load_experiment(argv)
     hparams["prepare"]()
     return hparams
 
 
 def train(hparams, **run_opts):
-    data = recipe.load_data(hparams)
+    data = datasets.load_data(hparams)
     run_opts = {"device": "cpu", "noprogressbar": True, **run_opts}
     brain = recipe.make_brain(hparams, run_opts, data)
     recipe.fit(brain, hparams, data)

@@ -16,7 +16,7 @@ from merit_modules.data.manifest import read_manifest
 from merit_modules.hparams import compose, load_hparams
 from merit_modules.ssl.encoder import RandomSSLEncoder
 from merit_modules.tiny import TINY_SSL
-from merit_modules.training import recipe
+from merit_modules.training import datasets
 from tests.conftest import ROOT
 
 RECIPE = ROOT / "recipes" / "MSP-Podcast" / "joint_se_ser"
@@ -176,7 +176,7 @@ def test_a_step_of_the_full_size_is_8_times_4_utterances(paper):
     dataset = DynamicItemDataset(
         {str(i): {"duration": s} for i, s in enumerate(lengths_s)}
     )
-    kwargs = recipe.loader_kwargs(paper, dataset, shuffle=True)
+    kwargs = datasets.loader_kwargs(paper, dataset, shuffle=True)
     sizes = [len(batch) for batch in kwargs["batch_sampler"]]
     assert max(sizes) == 4 and sizes.count(4) >= 248
     assert paper["grad_accumulation_factor"] * 4 == 32
@@ -199,6 +199,6 @@ def test_long_utterances_are_cut_when_they_are_loaded(tree, monkeypatch):
         tree.parent / "save" / "manifests" / "train.json", tree
     )
     assert manifest[path.stem]["duration"] == 13
-    train = recipe.load_data(hparams).train
+    train = datasets.load_data(hparams).train
     example = train[train.data_ids.index(path.stem)]
     assert example["noisy_wav"].shape == (12 * 16000,)

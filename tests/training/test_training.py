@@ -70,6 +70,9 @@ def test_a_run_ends_in_a_table_and_files(undisturbed):
     for word in ("se_load", "ser_load", "se_entropy", "same_expert"):
         assert f"train {word}" in log and f"valid {word}" in log
     assert list((folder / "tensorboard").iterdir())
+    # The user's own train.py is kept with the run.
+    kept = (folder / "train.py").read_text()
+    assert kept == (ROOT / "train.py").read_text()
 
 
 def test_forms_for_a_cpu_are_scored_as_the_run_was(

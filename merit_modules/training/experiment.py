@@ -1,0 +1,162 @@
+"""From the command line and YAML files to the settings and parts of a run."""
+
+import errno
+import gc
+import sys
+from pathlib import Path
+
+import speechbrain as sb
+import torch
+from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.logger import get_logger
+
+from merit_modules.data.manifest import write_atomically
+from merit_modules.errors import InputError
+from merit_modules.hparams import (
+    format_overrides,
+    load_hparams,
+    parse_overrides,
+)
+
+COMPOSED = "composed.yaml"  # a run's YAML in one piece
+OVERRIDES = "overrides.yaml"  # what its command line changed
+logger = get_logger(__name__)
+
+
+def load_experiment(argv):
+    """Read the command line and build what the YAML files describe.
+
+    Arguments
+    ---------
+    argv : list of str
+        ``[HPARAMS.yaml, --key value, ...]``, as SpeechBrain takes it.
+
+    Returns
+    -------
+    hparams : dict
+        Key to value or object.
+    run_opts : dict
+        SpeechBrain's run options.
+    to_save : dict
+        Arguments for ``speechbrain.create_experiment_directory``.
+    """
+    hparams_file, run_opts, overrides = sb.parse_arguments(argv)
+    sb.utils.distributed.ddp_init_group(run_opts)
+    hparams, to_save = open_experiment(hparams_file, parse_overrides(overrides))
+    return hparams, run_opts, to_save
+
+
+def load_run(folder, overrides=None):
+    """Build again what a run was made of, wherever its folder is now.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The run's output folder.
+    overrides : dict, optional
+        Keys to replace, on top of those of its command line.
+
+    Returns
+    -------
+    dict
+        Key to value or object, as :func:`load_experiment` returns it.
+
+    Raises
+    ------
+    InputError
+        If it is no folder of a run.
+    """
+    folder = Path(folder)
+    for name in (COMPOSED, OVERRIDES):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder}: no run: it has no file {name}")
+    text = (folder / OVERRIDES).read_text(encoding="utf-8")
+    overrides = {
+        **parse_overrides(text),
+        **(overrides or {}),
+        # The manifests are there; what made them may not be.
+        "prepare": None,
+        "output_folder": str(folder),
+    }
+    hparams, _ = load_hparams(folder / COMPOSED, overrides)
+    return hparams | {"overrides": overrides}
+
+
+def open_experiment(hparams_file, overrides):
+    """Build what a YAML file describes, and write it down in one piece.
+
+    Arguments
+    ---------
+    hparams_file : str or Path
+        The YAML file.
+    overrides : dict
+        Keys to replace.
+
+    Returns
+    -------
+    hparams : dict
+        Key to value or object.
+    to_save : dict
+        Arguments for ``speechbrain.create_experiment_directory``.
+    """
+    hparams, text = load_hparams(hparams_file, overrides)
+    hparams |= {"hparams_file": hparams_file, "overrides": overrides}
+    folder = Path(hparams["output_folder"])
+    composed = folder / COMPOSED
+    run_on_main(write_atomically, args=(composed, text))
+    run_on_main(
+        write_atomically, args=(folder / OVERRIDES, format_overrides(overrides))
+    )
+    to_save = {
+        "experiment_directory": hparams["output_folder"],
+        "hyperparams_to_save": str(composed),
+        "overrides": overrides,
+    }
+    return hparams, to_save
+
+
+def as_command(main, argv=None):
+    """Run a recipe's main function as a command.
+
+    Arguments
+    ---------
+    main : callable
+        Takes the command line's arguments.
+    argv : list of str, optional
+        Those arguments; ``sys.argv[1:]`` by default.
+
+    Returns
+    -------
+    int
+        Exit code: 0 if all went well; 2 after an error that the user can
+        mend, told in one message without a traceback; 130 if interrupted.
+
+    Example
+    -------
+    >>> def main(argv):
+    ...     raise InputError(f"{argv[0]}: no such folder")
+    >>> as_command(main, ["there"])
+    2
+    """
+    try:
+        main(sys.argv[1:] if argv is None else argv)
+    except InputError as error:
+        # One that comes from a loader's worker brings its traceback along.
+        message = str(error).rsplit("InputError: ", 1)[-1].strip()
+        logger.error(f"error: {message}")
+        return 2
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        logger.error(f"error: the disk is full: {error}; nothing saved is lost")
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes the run", file=sys.stderr)
+        return 130
+    finally:
+        # A process that leaves its group's threads to the interpreter's exit
+        # is now and then aborted there. What holds on to the group goes first.
+        if torch.distributed.is_initialized():
+            gc.collect()
+            torch.distributed.destroy_process_group()
+    return 0
