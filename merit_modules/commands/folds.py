@@ -26,8 +26,9 @@ from typing import NamedTuple
 from merit_modules.commands.processes import Task, run_tasks, threads_each
 from merit_modules.data.manifest import write_atomically
 from merit_modules.errors import InputError
+from merit_modules.evaluation.run_folder import RESULTS, read_run
 from merit_modules.hparams import compose, parse_overrides
-from merit_modules.report.summary import read_run, summarise_runs, summary_table
+from merit_modules.report.summary import summarise_runs, summary_table
 
 RECORD = "run.json"  # what a run's folder was made with, and whether whole
 LOG = "run.log"
@@ -240,7 +241,7 @@ def check_settings(job):
 def results_digest(job):
     """Return a digest of a run's results, None without any."""
     try:
-        data = (job.folder / "results.json").read_bytes()
+        data = (job.folder / RESULTS).read_bytes()
     except FileNotFoundError:
         return None
     return hashlib.sha256(data).hexdigest()
@@ -299,7 +300,7 @@ def run_unfinished(jobs, slots, command):
         job = job_of[task.name]
         digest = results_digest(job)
         if digest is None:
-            return "it ended without results.json"
+            return f"it ended without {RESULTS}"
         write_record(job, digest)
         return None
 
@@ -312,7 +313,10 @@ def write_summary(out, jobs, failed):
     if not done:
         return
     missing = [f"{name}: {reason}" for name, reason in failed.items()]
-    runs = [read_run(job.folder, job.fold, job.seed) for job in done]
+    runs = [
+        read_run(job.folder)._replace(fold=job.fold, seed=job.seed)
+        for job in done
+    ]
     summary = summarise_runs(runs, missing)
     text = json.dumps(summary, indent=2, allow_nan=False)
     write_atomically(out / "summary.json", text + "\n")

@@ -25,13 +25,17 @@ from merit_modules.evaluation.expert_removal import without_expert
 from merit_modules.evaluation.metrics.scoring import summarise
 from merit_modules.evaluation.metrics.table import results_table
 from merit_modules.evaluation.routing_log import RoutingLog
-from merit_modules.evaluation.run_folder import read_table, table_as_csv
+from merit_modules.evaluation.run_folder import (
+    RESULTS,
+    SCORES,
+    read_results,
+    read_table,
+    table_as_csv,
+)
 
 logger = get_logger(__name__)
 
 SIDES = ("noisy", "enhanced", "clean")
-RESULTS = "results.json"
-SCORES = "scores.csv"
 
 
 class TestCondition(NamedTuple):
@@ -304,10 +308,9 @@ class Evaluation:
 
     def _take_over(self, keys):
         """Keep what an earlier start evaluated under the same conditions."""
-        path = self.folder / RESULTS
-        if not path.is_file():
+        if not (self.folder / RESULTS).is_file():
             return {}
-        earlier = json.loads(path.read_text(encoding="utf-8"))
+        earlier = read_results(self.folder)
         kept = {
             entry["name"]: entry
             for entry in earlier["conditions"]

@@ -1,9 +1,15 @@
-"""The table of scores of a run: one row per test condition and utterance."""
+"""What a tested run leaves in its folder, and how it is read again."""
 
 import csv
 import io
+import json
+from pathlib import Path
+from typing import NamedTuple
 
 from merit_modules.errors import InputError
+
+RESULTS = "results.json"
+SCORES = "scores.csv"  # a row per test condition and utterance
 
 #: What every row says of its utterance and of the mixture, whatever the system.
 ABOUT = (
@@ -97,3 +103,109 @@ def read_table(path):
             f"{', '.join(columns) or 'an empty file'}"
         )
     return columns, rows
+
+
+class Run(NamedTuple):
+    """A tested run.
+
+    Arguments
+    ---------
+    folder : Path
+        Its output folder.
+    system : str or None
+        Name of the system.
+    seed : int or None
+        Its seed.
+    fold : int or None
+        Its fold, where the corpus has folds.
+    results : dict
+        The content of its ``results.json``.
+    rows : dict
+        Condition to the rows of its ``scores.csv``, by utterance.
+    """
+
+    folder: Path
+    system: str | None
+    seed: int | None
+    fold: int | None
+    results: dict
+    rows: dict
+
+
+def read_results(folder):
+    """Read the results of a run.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Its output folder.
+
+    Returns
+    -------
+    dict
+        The content of ``results.json``.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or it is none.
+
+    Example
+    -------
+    >>> read_results("nowhere")
+    Traceback (most recent call last):
+    merit_modules.errors.InputError: nowhere/results.json: ...
+    """
+    path = Path(folder) / RESULTS
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        _ = [condition["name"] for condition in results["conditions"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: expected the results of a run: {error}"
+        ) from error
+    return results
+
+
+def read_run(folder):
+    """Read a tested run.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Its output folder.
+
+    Returns
+    -------
+    Run
+        The run.
+
+    Raises
+    ------
+    InputError
+        If a file of it is missing, is not as expected, or the two do not
+        belong together.
+
+    Example
+    -------
+    >>> read_run("nowhere")
+    Traceback (most recent call last):
+    merit_modules.errors.InputError: nowhere/results.json: ...
+    """
+    folder = Path(folder)
+    results = read_results(folder)
+    if not results["conditions"]:
+        raise InputError(f"{folder / RESULTS}: no test condition in it")
+    _, table = read_table(folder / SCORES)
+    rows = {condition["name"]: {} for condition in results["conditions"]}
+    for row in table:
+        if row["condition"] in rows:
+            rows[row["condition"]][row["utt_id"]] = row
+    for name, utterances in rows.items():
+        if not utterances:
+            raise InputError(
+                f"{folder / SCORES}: no utterance of condition {name!r}, "
+                f"which {RESULTS} lists"
+            )
+    about = (results.get(key) for key in ("system", "seed", "fold"))
+    return Run(folder, *about, results, rows)

@@ -6,7 +6,7 @@ from pathlib import Path
 from merit_modules.cpu.int8 import quantize_
 from merit_modules.export.card import about_run, model_card
 from merit_modules.export.card_metadata import corpus_about
-from merit_modules.export.finished_run import read_run
+from merit_modules.export.finished_run import read_finished_run
 from merit_modules.pretrained import check_replaceable, save_folder
 from merit_modules.pretrained.save import ONNX_FILES
 
@@ -68,7 +68,7 @@ def export_run(
         from merit_modules.export.onnx.writer import check_packages
 
         check_packages()
-    run = read_run(run_folder, average, labels)
+    run = read_finished_run(run_folder, average, labels)
     about = corpus_about(run.hparams, about)
     # First, since it counts parameters, which quantised layers have none of.
     card = model_card(run, about, folder.resolve().name, int8)

@@ -1,6 +1,5 @@
 """What a run left behind, read without its corpus."""
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ import torch
 from merit_modules.data.manifest import read_manifest
 from merit_modules.data.preparation import STAMP
 from merit_modules.errors import InputError
-from merit_modules.evaluation.evaluation import RESULTS
+from merit_modules.evaluation.run_folder import RESULTS, read_results
 from merit_modules.export.averaging import load_chosen
 from merit_modules.hparams import parse_overrides
 from merit_modules.training.experiment import COMPOSED, OVERRIDES, load_run
@@ -65,7 +64,7 @@ class FinishedRun(NamedTuple):
         return list(self.hparams["ser_outputs"]) if "ser" in self.tasks else []
 
 
-def read_run(folder, average=1, labels=None):
+def read_finished_run(folder, average=1, labels=None):
     """Read a finished run, wherever its folder is now.
 
     Arguments
@@ -89,12 +88,12 @@ def read_run(folder, average=1, labels=None):
 
     Example
     -------
-    >>> read_run(getfixture("tmp_path"))
+    >>> read_finished_run(getfixture("tmp_path"))
     Traceback (most recent call last):
     merit_modules.errors.InputError: ...: no run: it has no file composed.yaml
     """
     folder = Path(folder)
-    results = _read_results(folder)
+    results = _results_if_tested(folder)
     labels = _known_labels(folder, results, labels)
     # The weights to be replaced must not cost the caller random numbers.
     with torch.random.fork_rng(devices=[]):
@@ -184,17 +183,11 @@ def tag_of(value):
     return str(getattr(tag, "value", None) or "")
 
 
-def _read_results(folder):
-    path = folder / RESULTS
-    if not path.is_file():
+def _results_if_tested(folder):
+    if not (folder / RESULTS).is_file():
         return None
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        return results if results["conditions"] else None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: expected the results of a run: {error}"
-        ) from error
+    results = read_results(folder)
+    return results if results["conditions"] else None
 
 
 def _known_labels(folder, results, given):

@@ -1,40 +1,9 @@
-"""Read finished runs and make sure that they can be compared."""
+"""Find tested runs and make sure that they can be compared."""
 
-import json
 from pathlib import Path
-from typing import NamedTuple
 
 from merit_modules.errors import InputError
-from merit_modules.evaluation.run_folder import read_table
-
-RESULTS, SCORES = "results.json", "scores.csv"
-
-
-class Run(NamedTuple):
-    """A finished run.
-
-    Arguments
-    ---------
-    folder : Path
-        Its output folder.
-    system : str
-        Name of the system.
-    seed : int
-        Its seed.
-    fold : int or None
-        Its fold, where the corpus has folds.
-    results : dict
-        The content of its ``results.json``.
-    rows : dict
-        Condition to the rows of its ``scores.csv``, by utterance.
-    """
-
-    folder: Path
-    system: str
-    seed: int
-    fold: int | None
-    results: dict
-    rows: dict
+from merit_modules.evaluation.run_folder import RESULTS, SCORES
 
 
 def find_runs(folders):
@@ -79,49 +48,6 @@ def find_runs(folders):
     return list(found)
 
 
-def read_run(folder):
-    """Read a run.
-
-    Arguments
-    ---------
-    folder : str or Path
-        Its output folder.
-
-    Returns
-    -------
-    Run
-        The run.
-
-    Raises
-    ------
-    InputError
-        If a file of it is missing, is not as expected, or the two do not
-        belong together.
-    """
-    folder = Path(folder)
-    path = folder / RESULTS
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        system, seed = results["system"], results["seed"]
-        names = [condition["name"] for condition in results["conditions"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: expected the results of a run: {error}"
-        ) from None
-    _, table = read_table(folder / SCORES)
-    rows = {name: {} for name in names}
-    for row in table:
-        if row["condition"] in rows:
-            rows[row["condition"]][row["utt_id"]] = row
-    for name, utterances in rows.items():
-        if not utterances:
-            raise InputError(
-                f"{folder / SCORES}: no utterance of condition {name!r}, "
-                f"which {RESULTS} lists"
-            )
-    return Run(folder, system, seed, results.get("fold"), results, rows)
-
-
 def check_comparable(runs):
     """Make sure that runs are of one corpus and heard the same mixtures.
 
@@ -137,13 +63,17 @@ def check_comparable(runs):
     """
     first, seen, noises = runs[0], {}, {}
     for run in runs:
-        for key in ("corpus",):
-            one, other = first.results.get(key), run.results.get(key)
-            if one != other:
-                raise InputError(
-                    f"expected runs of one {key}, got {one} ({first.folder}) "
-                    f"and {other} ({run.folder})"
-                )
+        if run.system is None or run.seed is None:
+            raise InputError(
+                f"{run.folder / RESULTS}: expected the results of a run: no "
+                f"{'system' if run.system is None else 'seed'}"
+            )
+        one, other = (r.results.get("corpus") for r in (first, run))
+        if one != other:
+            raise InputError(
+                f"expected runs of one corpus, got {one} ({first.folder}) "
+                f"and {other} ({run.folder})"
+            )
         identity = run.system, run.fold, run.seed
         if identity in seen:
             raise InputError(

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from merit_modules.errors import InputError
-from merit_modules.report.runs import check_comparable, find_runs, read_run
+from merit_modules.evaluation.run_folder import read_run
+from merit_modules.report.runs import check_comparable, find_runs
 from merit_modules.report.significance.bootstrap import units_of
 
 

@@ -6,10 +6,7 @@ utterances of a seed's folds are scored as one set, as is usual for
 cross-validation, with the standard deviation over seeds.
 """
 
-import json
 import statistics
-from pathlib import Path
-from typing import NamedTuple
 
 from merit_modules.errors import InputError
 from merit_modules.evaluation.metrics.attributes import attribute_scores
@@ -17,75 +14,9 @@ from merit_modules.evaluation.metrics.classification import (
     classification_scores,
 )
 from merit_modules.evaluation.metrics.scoring import SIDES, summarise
-from merit_modules.evaluation.run_folder import read_table
 
 _GAIN = "gain"
 _NOT_SCORES = ("n", "accuracy", "wa")  # these are F1-micro
-
-
-class Run(NamedTuple):
-    """A finished run.
-
-    Arguments
-    ---------
-    folder : Path
-        Its output folder.
-    fold : int or None
-        Its fold, where the recipe has folds.
-    seed : int
-        Its seed.
-    results : dict
-        The content of its ``results.json``.
-    rows : list of dict
-        Its ``scores.csv``.
-    """
-
-    folder: Path
-    fold: int | None
-    seed: int
-    results: dict
-    rows: list
-
-
-def read_run(folder, fold, seed):
-    """Read the results of a run.
-
-    Arguments
-    ---------
-    folder : str or Path
-        Its output folder.
-    fold : int or None
-        Its fold, where the recipe has folds.
-    seed : int
-        Its seed.
-
-    Returns
-    -------
-    Run
-
-    Raises
-    ------
-    InputError
-        If ``results.json`` is missing or is none.
-
-    Example
-    -------
-    >>> read_run("nowhere", fold=1, seed=2)
-    Traceback (most recent call last):
-    merit_modules.errors.InputError: nowhere/results.json: ...
-    """
-    path = Path(folder) / "results.json"
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        conditions = results["conditions"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: expected the results of a run: {error}"
-        ) from None
-    if not conditions:
-        raise InputError(f"{path}: no test condition in it")
-    _, rows = read_table(Path(folder) / "scores.csv")
-    return Run(Path(folder), fold, seed, results, rows)
 
 
 def spread(values):
@@ -172,9 +103,8 @@ def _condition(name, runs):
         for condition in run.results["conditions"]:
             if condition["name"] == name:
                 found.append(condition)
-                rows_of_seed.setdefault(run.seed, []).extend(
-                    _rows_of(run, name)
-                )
+                rows = run.rows[name].values()
+                rows_of_seed.setdefault(run.seed, []).extend(rows)
     pooled = [pooled_scores(rows) for rows in rows_of_seed.values()]
     return {
         "name": name,
@@ -251,15 +181,6 @@ def _confusion(pooled):
         for rows in zip(*matrices, strict=True)
     ]
     return {"classes": pooled[0]["classes"], "confusion": total}
-
-
-def _rows_of(run, name):
-    rows = [row for row in run.rows if row["condition"] == name]
-    if not rows:
-        raise InputError(
-            f"{run.folder / 'scores.csv'}: no utterance of condition {name}"
-        )
-    return rows
 
 
 def pooled_scores(rows):

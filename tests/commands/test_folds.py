@@ -18,9 +18,9 @@ from merit_modules.evaluation.metrics.attributes import attribute_scores
 from merit_modules.evaluation.metrics.classification import (
     classification_scores,
 )
+from merit_modules.evaluation.run_folder import read_run
 from merit_modules.report.summary import (
     pooled_scores,
-    read_run,
     summarise_runs,
     summary_table,
 )
@@ -445,16 +445,18 @@ def test_scores_that_cannot_be_pooled(tmp_path):
         pooled_scores(one + two)
     (tmp_path / "results.json").write_text('{"conditions": [{"name": "a"}]}')
     with pytest.raises(InputError, match=r"scores.csv: expected the scores"):
-        read_run(tmp_path, None, 1)
+        read_run(tmp_path)
     (tmp_path / "scores.csv").write_text("utt_id,label\n")
     with pytest.raises(InputError, match=r"expected the column 'spk_id', got"):
-        read_run(tmp_path, None, 1)
+        read_run(tmp_path)
 
 
 def test_runs_that_cannot_be_summarised(stub):
     folds.main(argv_of(stub, "--folds", "1-2"))
     runs = [
-        read_run(stub / "out" / f"fold_{fold}" / "seed_7", fold, 7)
+        read_run(stub / "out" / f"fold_{fold}" / "seed_7")._replace(
+            fold=fold, seed=7
+        )
         for fold in (1, 2)
     ]
     with pytest.raises(InputError, match="no finished run"):
@@ -466,13 +468,15 @@ def test_runs_that_cannot_be_summarised(stub):
     for text in ("{", "[]", '{"conditions": []}'):
         path.write_text(text)
         with pytest.raises(InputError, match=r"fold_1/seed_7/results.json: "):
-            read_run(path.parent, 1, 7)
+            read_run(path.parent)
 
 
 def test_a_condition_that_some_runs_lack(stub):
     folds.main(argv_of(stub, "--folds", "1-2"))
     runs = [
-        read_run(stub / "out" / f"fold_{fold}" / "seed_7", fold, 7)
+        read_run(stub / "out" / f"fold_{fold}" / "seed_7")._replace(
+            fold=fold, seed=7
+        )
         for fold in (1, 2)
     ]
     del runs[1].results["conditions"][1]
