@@ -5,7 +5,8 @@ from merit_modules.names import exports
 __getattr__, __all__ = exports(
     __name__,
     {
-        "evaluation": "Evaluation TestCondition",
+        "conditions": "TestCondition",
+        "evaluation": "Evaluation",
         "routing_log": "Routing RoutingLog read_routing",
     },
 )

@@ -3,28 +3,20 @@
 import contextlib
 import hashlib
 import json
-import platform
 import time
 from pathlib import Path
-from typing import NamedTuple
 
-import soundfile
-import speechbrain
-import torch
-import torchaudio
-import transformers
 from speechbrain.utils.data_utils import batch_pad_right
 from speechbrain.utils.logger import get_logger
 
-from merit_modules import __version__
 from merit_modules.data.manifest import write_atomically
 from merit_modules.data.mixing import write_recipes
 from merit_modules.errors import InputError
+from merit_modules.evaluation.conditions import ConditionScores
 from merit_modules.evaluation.cost import measure
 from merit_modules.evaluation.expert_removal import without_expert
-from merit_modules.evaluation.metrics.scoring import summarise
+from merit_modules.evaluation.metrics.scoring import SIDES
 from merit_modules.evaluation.metrics.table import results_table
-from merit_modules.evaluation.routing_log import RoutingLog
 from merit_modules.evaluation.run_folder import (
     RESULTS,
     SCORES,
@@ -32,165 +24,9 @@ from merit_modules.evaluation.run_folder import (
     read_table,
     table_as_csv,
 )
+from merit_modules.pretrained.weights import fingerprint, versions
 
 logger = get_logger(__name__)
-
-SIDES = ("noisy", "enhanced", "clean")
-
-
-class TestCondition(NamedTuple):
-    """One way in which the test set is made noisy.
-
-    Arguments
-    ---------
-    noise_set : str or None
-        Name of the noise manifest; None for clean speech.
-    snr_db : float or None
-        Signal-to-noise ratio in dB; None for clean speech.
-    dataset : DynamicItemDataset
-        The test set under this condition.
-    noise : dict or None
-        The noise manifest.
-    test_set : str or None
-        Name of the speech manifest, where there are several.
-    """
-
-    noise_set: str | None
-    snr_db: float | None
-    dataset: object
-    noise: dict | None
-    test_set: str | None = None
-
-    __test__ = False  # not a test case, whatever its name
-
-    @property
-    def name(self):
-        """Name for tables and folders, such as ``unseen_-5dB``."""
-        name = "clean"
-        if self.noise_set is not None:
-            noise_set = self.noise_set.removeprefix("test_")
-            name = f"{noise_set}_{self.snr_db:g}dB"
-        return name if self.test_set is None else f"{self.test_set}_{name}"
-
-
-class ConditionScores:
-    """Collects what the system made of one condition, utterance by utterance.
-
-    Arguments
-    ---------
-    condition : TestCondition
-        What is evaluated.
-    scorer : EnhancementScorer
-        Scores enhancement beside the model.
-    folder : str or Path, optional
-        Where the first examples are written as WAV files.
-    n_examples : int
-        Number of utterances to write.
-    routing : bool
-        Keep which expert served which frame, if the system has routers.
-    """
-
-    def __init__(
-        self, condition, scorer, folder=None, n_examples=0, routing=False
-    ):
-        self.condition = condition
-        self.scorer = scorer
-        self.folder = folder and Path(folder)
-        self.n_examples = n_examples
-        self.routing = RoutingLog(scorer.sample_rate_hz) if routing else None
-        # The same utterances whatever the order of the batches.
-        self.examples = set(sorted(condition.dataset.data_ids)[:n_examples])
-        self.rows = {}
-        self.recipes = []
-
-    def add(self, utt_ids, records, wavs, recipes, mixture):
-        """Add a batch.
-
-        Arguments
-        ---------
-        utt_ids : list of str
-            Ids of the utterances.
-        records : list of dict
-            What the target noted of each; empty from a system that does not
-            recognise emotions.
-        wavs : tuple of list of torch.Tensor
-            Clean, noisy and enhanced waveforms (N,) of each utterance; None
-            in place of the last from a system that does not enhance.
-        recipes : list of MixRecipe
-            How the mixtures were made.
-        mixture : MixtureOutput
-            The routing decisions of the batch.
-        """
-        self.recipes += recipes
-        if self.routing is not None and mixture.routing:
-            self.routing.add(utt_ids, mixture, wavs[0])
-        for i, (utt_id, record) in enumerate(zip(utt_ids, records)):
-            self.rows[utt_id] = {**self._about(utt_id, recipes[i]), **record}
-            clean, noisy, enhanced = (w and w[i] for w in wavs)
-            if enhanced is not None:
-                self.scorer.submit(utt_id, clean, noisy, enhanced)
-            if utt_id in self.examples:
-                self._write(utt_id, (noisy, enhanced, clean))
-
-    def _about(self, utt_id, recipe):
-        entry = self.condition.dataset.data[utt_id]
-        noise = (self.condition.noise or {}).get(recipe.noise_id, {})
-        return {
-            "utt_id": utt_id,
-            "spk_id": entry.get("spk_id"),
-            "condition": self.condition.name,
-            "test_set": self.condition.test_set,
-            "noise_set": self.condition.noise_set,
-            "snr_db": self.condition.snr_db,
-            "noise": recipe.noise_id,
-            "noise_type": noise.get("noise_type"),
-        }
-
-    def _write(self, utt_id, wavs):
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for side, wav in zip(SIDES, wavs):
-            if wav is None:
-                continue
-            # Float: a peak above 1 is written as it is, not clipped.
-            soundfile.write(
-                self.folder / f"{utt_id}_{side}.wav",
-                wav.numpy(),
-                self.scorer.sample_rate_hz,
-                subtype="FLOAT",
-            )
-
-    def finish(self, target):
-        """Score the condition.
-
-        Arguments
-        ---------
-        target : EmotionTarget or AttributeTarget
-            Scores what was recorded.
-
-        Returns
-        -------
-        dict
-            ``ser``, ``se`` and ``failures``, as in ``results.json``; without
-            the first or the second for a task that the system lacks.
-        """
-        scores, failures = self.scorer.collect()
-        found = {"failures": failures}
-        rows = [row for _, row in sorted(self.rows.items())]
-        if any(target.columns[0] in row for row in rows):
-            found["ser"] = target.scores(rows)
-        if scores:
-            found["se"] = summarise(scores, failures, self.scorer.metrics)
-        for utt_id, sides in scores.items():
-            for side, values in sides.items():
-                self.rows[utt_id] |= {
-                    f"{side}_{metric}": value
-                    for metric, value in values.items()
-                }
-        return found
-
-    def table(self):
-        """List the rows, after :meth:`finish`, by utterance."""
-        return [row for _, row in sorted(self.rows.items())]
 
 
 class Evaluation:
@@ -350,7 +186,7 @@ class Evaluation:
         ]
         before = {row["utt_id"]: row for row in rows}
         for row in self.rows[entry["name"]]:
-            for side in SIDES[:2]:
+            for side in SIDES:
                 names = [f"{side}_{metric}" for metric in others]
                 row |= {n: before[row["utt_id"]].get(n) for n in names}
 
@@ -470,7 +306,7 @@ class Evaluation:
         metrics = dict.fromkeys(self.scorer.metrics)
         for entry in self.results["conditions"]:
             metrics |= dict.fromkeys(metrics_of(entry))
-        measured = [f"{side}_{m}" for side in SIDES[:2] for m in metrics]
+        measured = [f"{side}_{m}" for side in SIDES for m in metrics]
         rows = [row for name in self._names() for row in self.rows[name]]
         write_atomically(
             self.folder / SCORES,
@@ -505,55 +341,3 @@ def metrics_of(entry):
 
 def _digest(content):
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-def fingerprint(system):
-    """Identify weights: the same for the same values, wherever they are.
-
-    Arguments
-    ---------
-    system : torch.nn.Module
-        The system.
-
-    Returns
-    -------
-    str
-        SHA-256 over all parameters and buffers.
-
-    Example
-    -------
-    >>> layer = torch.nn.Linear(2, 2)
-    >>> before = fingerprint(layer)
-    >>> before == fingerprint(layer)
-    True
-    >>> _ = layer.bias.data.add_(1)
-    >>> before == fingerprint(layer)
-    False
-    """
-    digest = hashlib.sha256()
-    for name, value in system.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def versions():
-    """Name the software that results depend on.
-
-    Returns
-    -------
-    dict
-        Package to version.
-
-    Example
-    -------
-    >>> "torch" in versions()
-    True
-    """
-    packages = (speechbrain, torch, torchaudio, transformers)
-    found = {package.__name__: package.__version__ for package in packages}
-    return {
-        "python": platform.python_version(),
-        "merit_modules": __version__,
-        **found,
-    }

@@ -3,7 +3,6 @@
 All of it is read off the run; what nobody wrote down is said to be unknown.
 """
 
-from merit_modules.evaluation.evaluation import versions
 from merit_modules.evaluation.metrics.table import results_table
 from merit_modules.export.card_metadata import front_matter
 from merit_modules.export.card_text import (
@@ -19,6 +18,7 @@ from merit_modules.export.card_text import (
     training_lines,
     weights_text,
 )
+from merit_modules.pretrained.weights import versions
 
 _COMMANDS = {("se", "ser"): "analyze", ("se",): "enhance", ("ser",): "classify"}
 _SHOWN = {

@@ -10,14 +10,10 @@ from pathlib import Path
 
 import safetensors
 import safetensors.torch
-import speechbrain
-import torch
-import transformers
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.fetching import FetchSource
 from speechbrain.utils.parameter_transfer import Pretrainer
 
-import merit_modules
 from merit_modules.cpu.int8 import is_quantized, quantize_
 from merit_modules.errors import InputError
 from merit_modules.pretrained.description import (
@@ -28,7 +24,7 @@ from merit_modules.pretrained.description import (
     describe,
     to_yaml,
 )
-from merit_modules.pretrained.weights import load_weights
+from merit_modules.pretrained.weights import load_weights, versions
 
 HPARAMS_FILE = "hyperparams.yaml"
 WEIGHTS_FILE = "model.safetensors"
@@ -150,7 +146,7 @@ def save_folder(
         # safetensors makes files that their owner alone may read.
         shutil.copymode(partial / HPARAMS_FILE, partial / WEIGHTS_FILE)
         if about is not None:
-            text = json.dumps(about | {"versions": _versions()}, indent=2)
+            text = json.dumps(about | {"versions": versions()}, indent=2)
             (partial / ABOUT_FILE).write_text(text + "\n", encoding="utf-8")
         if card is not None:
             (partial / CARD_FILE).write_text(card, encoding="utf-8")
@@ -214,11 +210,6 @@ def _own_storage(state):
         return tensor.clone() if shared else tensor
 
     return {key: own(tensor) for key, tensor in state.items()}
-
-
-def _versions():
-    modules = (merit_modules, torch, speechbrain, transformers)
-    return {module.__name__: module.__version__ for module in modules}
 
 
 class FolderPretrainer(Pretrainer):

@@ -1,8 +1,16 @@
-"""Weights in safetensors files, which must fit a module exactly."""
+"""Weights: in files that must fit a module exactly; what identifies them."""
+
+import hashlib
+import platform
 
 import safetensors
 import safetensors.torch
+import speechbrain
+import torch
+import torchaudio
+import transformers
 
+from merit_modules import __version__
 from merit_modules.errors import InputError
 
 
@@ -131,3 +139,55 @@ def compare_shapes(found, expected):
             wanted, got = expected[name].shape, found[name].shape
             lines.append(f"{name}: expected {tuple(wanted)}, got {tuple(got)}")
     return lines
+
+
+def fingerprint(system):
+    """Identify weights: the same for the same values, wherever they are.
+
+    Arguments
+    ---------
+    system : torch.nn.Module
+        The system.
+
+    Returns
+    -------
+    str
+        SHA-256 over all parameters and buffers.
+
+    Example
+    -------
+    >>> layer = torch.nn.Linear(2, 2)
+    >>> before = fingerprint(layer)
+    >>> before == fingerprint(layer)
+    True
+    >>> _ = layer.bias.data.add_(1)
+    >>> before == fingerprint(layer)
+    False
+    """
+    digest = hashlib.sha256()
+    for name, value in system.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def versions():
+    """Name the software that results depend on.
+
+    Returns
+    -------
+    dict
+        Package to version.
+
+    Example
+    -------
+    >>> "torch" in versions()
+    True
+    """
+    packages = (speechbrain, torch, torchaudio, transformers)
+    found = {package.__name__: package.__version__ for package in packages}
+    return {
+        "python": platform.python_version(),
+        "merit_modules": __version__,
+        **found,
+    }

@@ -8,11 +8,12 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
+from merit_modules.evaluation.conditions import HEARD
 from merit_modules.evaluation.routing_log import read_routing
 from merit_modules.report.figures.conflict import draw_conflict
 from merit_modules.report.figures.confusion import draw_confusions
 from merit_modules.report.figures.curves import draw_curves
-from merit_modules.report.figures.examples import SIDES, draw_example
+from merit_modules.report.figures.examples import draw_example
 from merit_modules.report.figures.loads import draw_loads
 from merit_modules.report.figures.style import finish
 from merit_modules.report.writers import heading_of
@@ -160,7 +161,7 @@ def take_examples(study, folder):
 def _example(run, condition, path, folder):
     utt_id = path.name.removesuffix("_noisy.wav")
     wavs = {}
-    for side in SIDES:
+    for side in HEARD:
         file = path.with_name(f"{utt_id}_{side}.wav")
         if file.is_file():
             wavs[side], rate_hz = soundfile.read(file)

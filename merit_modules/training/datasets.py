@@ -18,7 +18,7 @@ from merit_modules.data.pipelines import (
     scan,
 )
 from merit_modules.errors import InputError
-from merit_modules.evaluation.evaluation import TestCondition
+from merit_modules.evaluation.conditions import TestCondition
 from merit_modules.training.targets import make_target
 
 logger = get_logger(__name__)

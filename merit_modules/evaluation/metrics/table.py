@@ -1,5 +1,7 @@
 """The table of results, one row per test condition."""
 
+from merit_modules.evaluation.metrics.scoring import SIDES
+
 #: Metric to heading and number of decimals.
 _HEADINGS = {
     "seg_snr_db": ("segSNR/dB", 2),
@@ -17,7 +19,6 @@ _HEADINGS = {
 }
 _SER_HEADINGS = {"f1_macro": "F1-macro", "f1_micro": "F1-micro", "uar": "UAR"}
 _CCC = "ccc_"  # of attributes, whatever their names
-_SIDES = ("noisy", "enhanced")
 _MISSING = "-"
 _MARK = "*"  # a mean that lacks utterances
 
@@ -86,7 +87,7 @@ def _metrics(conditions):
         dict.fromkeys(
             metric
             for condition in conditions
-            for side in _SIDES
+            for side in SIDES
             for metric in condition.get("se", {}).get(side, {})
         )
     )
@@ -104,7 +105,7 @@ def _row(condition, scores, metrics):
 
 
 def _cell(se, metric):
-    entries = [se.get(side, {}).get(metric, {}) for side in _SIDES]
+    entries = [se.get(side, {}).get(metric, {}) for side in SIDES]
     decimals = _heading(metric)[1]
     means = [_number(entry.get("mean"), decimals) for entry in entries]
     mark = _MARK if any(e.get("n_failed", 0) for e in entries) else ""
@@ -129,7 +130,7 @@ def _notes(conditions, metrics):
     ]
     notes = []
     for metric in metrics:
-        for side in _SIDES:
+        for side in SIDES:
             found = [
                 (name, failure)
                 for name, failure in failures

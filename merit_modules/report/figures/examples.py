@@ -4,10 +4,10 @@ import numpy as np
 from matplotlib import rc_context
 from scipy.signal import stft
 
+from merit_modules.evaluation.conditions import HEARD
 from merit_modules.report.figures.style import COLOURS, RC, new_figure
 
 RANGE_DB = 70.0
-SIDES = ("noisy", "enhanced", "clean")
 
 
 def draw_example(wavs, sample_rate_hz, routing=None):
@@ -27,7 +27,7 @@ def draw_example(wavs, sample_rate_hz, routing=None):
     matplotlib.figure.Figure
         The figure.
     """
-    sides = [side for side in SIDES if side in wavs]
+    sides = [side for side in HEARD if side in wavs]
     tasks = list(routing.experts) if routing is not None else []
     heights = [3] * len(sides) + [0.5] * len(tasks)
     figure = new_figure(6.4, 1.3 * len(sides) + 0.45 * len(tasks) + 0.4)

@@ -1,0 +1,166 @@
+"""One test condition: what it is, and what is noted of its utterances."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import soundfile
+
+from merit_modules.evaluation.metrics.scoring import summarise
+from merit_modules.evaluation.routing_log import RoutingLog
+
+HEARD = ("noisy", "enhanced", "clean")  # what examples are of
+
+
+class TestCondition(NamedTuple):
+    """One way in which the test set is made noisy.
+
+    Arguments
+    ---------
+    noise_set : str or None
+        Name of the noise manifest; None for clean speech.
+    snr_db : float or None
+        Signal-to-noise ratio in dB; None for clean speech.
+    dataset : DynamicItemDataset
+        The test set under this condition.
+    noise : dict or None
+        The noise manifest.
+    test_set : str or None
+        Name of the speech manifest, where there are several.
+    """
+
+    noise_set: str | None
+    snr_db: float | None
+    dataset: object
+    noise: dict | None
+    test_set: str | None = None
+
+    __test__ = False  # not a test case, whatever its name
+
+    @property
+    def name(self):
+        """Name for tables and folders, such as ``unseen_-5dB``."""
+        name = "clean"
+        if self.noise_set is not None:
+            noise_set = self.noise_set.removeprefix("test_")
+            name = f"{noise_set}_{self.snr_db:g}dB"
+        return name if self.test_set is None else f"{self.test_set}_{name}"
+
+
+class ConditionScores:
+    """Collects what the system made of one condition, utterance by utterance.
+
+    Arguments
+    ---------
+    condition : TestCondition
+        What is evaluated.
+    scorer : EnhancementScorer
+        Scores enhancement beside the model.
+    folder : str or Path, optional
+        Where the first examples are written as WAV files.
+    n_examples : int
+        Number of utterances to write.
+    routing : bool
+        Keep which expert served which frame, if the system has routers.
+    """
+
+    def __init__(
+        self, condition, scorer, folder=None, n_examples=0, routing=False
+    ):
+        self.condition = condition
+        self.scorer = scorer
+        self.folder = folder and Path(folder)
+        self.n_examples = n_examples
+        self.routing = RoutingLog(scorer.sample_rate_hz) if routing else None
+        # The same utterances whatever the order of the batches.
+        self.examples = set(sorted(condition.dataset.data_ids)[:n_examples])
+        self.rows = {}
+        self.recipes = []
+
+    def add(self, utt_ids, records, wavs, recipes, mixture):
+        """Add a batch.
+
+        Arguments
+        ---------
+        utt_ids : list of str
+            Ids of the utterances.
+        records : list of dict
+            What the target noted of each; empty from a system that does not
+            recognise emotions.
+        wavs : tuple of list of torch.Tensor
+            Clean, noisy and enhanced waveforms (N,) of each utterance; None
+            in place of the last from a system that does not enhance.
+        recipes : list of MixRecipe
+            How the mixtures were made.
+        mixture : MixtureOutput
+            The routing decisions of the batch.
+        """
+        self.recipes += recipes
+        if self.routing is not None and mixture.routing:
+            self.routing.add(utt_ids, mixture, wavs[0])
+        for i, (utt_id, record) in enumerate(zip(utt_ids, records)):
+            self.rows[utt_id] = {**self._about(utt_id, recipes[i]), **record}
+            clean, noisy, enhanced = (w and w[i] for w in wavs)
+            if enhanced is not None:
+                self.scorer.submit(utt_id, clean, noisy, enhanced)
+            if utt_id in self.examples:
+                self._write(utt_id, (noisy, enhanced, clean))
+
+    def _about(self, utt_id, recipe):
+        entry = self.condition.dataset.data[utt_id]
+        noise = (self.condition.noise or {}).get(recipe.noise_id, {})
+        return {
+            "utt_id": utt_id,
+            "spk_id": entry.get("spk_id"),
+            "condition": self.condition.name,
+            "test_set": self.condition.test_set,
+            "noise_set": self.condition.noise_set,
+            "snr_db": self.condition.snr_db,
+            "noise": recipe.noise_id,
+            "noise_type": noise.get("noise_type"),
+        }
+
+    def _write(self, utt_id, wavs):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for side, wav in zip(HEARD, wavs):
+            if wav is None:
+                continue
+            # Float: a peak above 1 is written as it is, not clipped.
+            soundfile.write(
+                self.folder / f"{utt_id}_{side}.wav",
+                wav.numpy(),
+                self.scorer.sample_rate_hz,
+                subtype="FLOAT",
+            )
+
+    def finish(self, target):
+        """Score the condition.
+
+        Arguments
+        ---------
+        target : EmotionTarget or AttributeTarget
+            Scores what was recorded.
+
+        Returns
+        -------
+        dict
+            ``ser``, ``se`` and ``failures``, as in ``results.json``; without
+            the first or the second for a task that the system lacks.
+        """
+        scores, failures = self.scorer.collect()
+        found = {"failures": failures}
+        rows = [row for _, row in sorted(self.rows.items())]
+        if any(target.columns[0] in row for row in rows):
+            found["ser"] = target.scores(rows)
+        if scores:
+            found["se"] = summarise(scores, failures, self.scorer.metrics)
+        for utt_id, sides in scores.items():
+            for side, values in sides.items():
+                self.rows[utt_id] |= {
+                    f"{side}_{metric}": value
+                    for metric, value in values.items()
+                }
+        return found
+
+    def table(self):
+        """List the rows, after :meth:`finish`, by utterance."""
+        return [row for _, row in sorted(self.rows.items())]
