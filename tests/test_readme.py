@@ -14,6 +14,7 @@ import pytest
 import soundfile
 import torch
 
+from merit_modules import __version__
 from merit_modules.hparams import compose, load_hparams
 from merit_modules.pretrained import save_folder
 from tests.conftest import ROOT
@@ -172,6 +173,13 @@ def test_tables_are_well_formed():
             ]
             assert len(set(rows)) == 1 and len(rows) > 2, f"{page}: {table}"
             assert re.fullmatch(r"\|(:?-+:?\|)+", table.splitlines()[1]), page
+
+
+def test_versions_agree():
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    (ruff,) = re.findall(r"ruff-pre-commit\n +rev: v(\S+)", hooks)
+    assert f"\nruff=={ruff}\n" in (ROOT / "requirements.txt").read_text()
+    assert f"\n## [{__version__}]" in PAGES["CHANGELOG.md"]
 
 
 def test_the_readme_is_short():
