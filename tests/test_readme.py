@@ -1,32 +1,32 @@
-"""Every command and snippet of the README does what it says."""
+"""Every command and snippet of README and docs does what it says."""
 
+import ast
+import fnmatch
+import importlib
 import json
-import os
 import re
 import runpy
 import shlex
-import subprocess
-import sys
+import warnings
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from merit_modules.hparams import load_hparams
+from merit_modules import __version__
+from merit_modules.hparams import compose, load_hparams
 from merit_modules.pretrained import save_folder
 from tests.conftest import ROOT
+from tests.helpers.pages import PAGES, blocks, commands, fill, run
+from tests.helpers.releases import (
+    head_tensors,
+    mmoe_tensors,
+    wavlm_tensors,
+    write_model,
+)
 from tests.helpers.training import run_train
 
-README = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"^python train\.py (hparams/\S+)(.*)$", README, re.M)
-#: What is done with finished runs: evaluate them further, report.
-AFTERWARDS = re.findall(
-    r"^python -m (merit_modules\.(?:evaluate|report)) (.*)$", README, re.M
-)
-#: What is done with a finished run to use it.
-IN_USE = re.findall(r"^merit (.*?)(?: *#.*)?$", README, re.M)
-SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
 #: What makes a run short, and nothing else.
 SHORT = {
     "n_sentences": 1,
@@ -38,19 +38,179 @@ SHORT = {
     "test_snrs_db": "[0]",
     "test_clean": False,
 }
+#: No test runs these: they change the machine, or are a test themselves.
+SET_UP = (
+    r"git clone <this repository> \S+|cd \S+|\. \.venv/bin/activate|"
+    r"pip install (-e .+|pre-commit)|pre-commit install|"
+    r"make \w+|pytest -m \"not slow\""
+)
+#: Who runs the others: pages, commands, and a test that takes them from the
+#: page or, where it is another file's, may run their like.
+RUN_BY = [
+    ("docs/your_own*", "python .*", "recipes/test_manifest_recipe.py::one_ep"),
+    ("docs/your_own*", "merit .*", "recipes/test_manifest_recipe.py::seeds"),
+    ("recipes/EMODB/*", "python .*", "recipes/test_emodb_recipe.py::the_doc"),
+    ("recipes/EMODB/*", "systems=.*", "recipes/test_emodb_recipe.py::the_doc"),
+    ("recipes/IEM*", "python .*", "recipes/test_iemocap_recipe.py::the_doc"),
+    ("recipes/MSP*", "python .*", "recipes/test_msp_podcast_recipe.py::the_do"),
+    ("recipes/Man*", "python .*", "recipes/test_manifest_recipe.py::one_epoch"),
+    ("*", "merit folds .*", "commands/test_folds.py::all_folds_and_seeds"),
+    ("*", "torchrun .*", "test_distributed.py::two_processes"),
+    ("*", "merit demo .*", "commands/test_demo.py::all_that_comes"),
+    ("docs/onnx.md", "merit export .*", "export/test_onnx_export.py::"),
+    ("*", r"python train\.py hparams/.*", "test_readme.py::trainings"),
+    ("*", "merit (evaluate|report) .*", "test_readme.py::from_runs_to"),
+    ("*", "merit (export|analyze) .*", "test_readme.py::commands_in_use"),
+    ("*", r"ffmpeg .* \| merit enhance .*", "test_readme.py::a_pipe"),
+    ("*", "merit convert .*", "test_readme.py::a_release"),
+    ("*", "merit mix .*", "test_readme.py::mixing_to_disk"),
+    ("*", r"python -m merit_modules\.hparams .*", "test_readme.py::composed"),
+]
+PRINTED = [(page, command) for page in PAGES for command in commands(page)]
 
 
-def test_the_readme_has_commands_and_snippets():
-    assert len(COMMANDS) >= 2 and SNIPPETS
-    for target in re.findall(r"^make (\w+)", README, re.M):
-        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M)
+def printed(pattern, *pages):
+    """Return the commands of some pages (all) that fit, at least one."""
+    found = [
+        command
+        for page, command in PRINTED
+        if re.fullmatch(pattern, command) and (not pages or page in pages)
+    ]
+    assert found, pattern
+    return found
+
+
+def runner_of(page, command):
+    for pages, pattern, test in RUN_BY:
+        if fnmatch.fnmatch(page, pages) and re.fullmatch(
+            pattern, command, re.S
+        ):
+            return pages, pattern, test
+    return None
+
+
+def test_every_command_is_run():
+    used = set()
+    for page, command in PRINTED:
+        if not re.fullmatch(SET_UP, command):
+            used.add(runner_of(page, command))
+            assert runner_of(page, command), f"{page}: who runs {command}?"
+    assert used == set(RUN_BY)
+    for _, _, test in RUN_BY:
+        file, _, name = test.partition("::")
+        text = (ROOT / "tests" / file).read_text()
+        assert f"def test_{name}" in text, test
+    assert runner_of("README.md", "merit fly RUN") is None
+
+
+def test_what_set_up_names_is_there():
+    makefile = (ROOT / "Makefile").read_text()
+    metadata = "".join(
+        (ROOT / name).read_text() for name in ("setup.py", "pyproject.toml")
+    )
+    for text in PAGES.values():
+        for target in re.findall(r"^make (\w+)", text, re.M):
+            assert re.search(rf"^{target}:", makefile, re.M)
+        for extras in re.findall(r"pip install -e \"\.\[(.*?)\]\"", text):
+            for extra in extras.split(","):
+                assert re.search(rf"\b{extra}\"?\s*[:=] \[", metadata), extra
+    (default,) = re.findall(r"^HPARAMS \?= (.*)", makefile, re.M)
+    assert f"make train   # python train.py {default}" in PAGES["README.md"]
     assert (ROOT / ".ci" / "run").read_text().rstrip().endswith("make test")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("yaml, options", COMMANDS)
-def test_commands(yaml, options, miniemo, tmp_path):
-    given = shlex.split(options)
+def inline(page):
+    """Return what a page has in code spans."""
+    text = re.sub(r"^```.*?^```", "", PAGES[page], flags=re.M | re.S)
+    return [" ".join(x.split()) for x in re.findall(r"`([^`]+)`", text)]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_the_text_names_is_there(page):
+    """Files, modules and options of benchmarks in code spans; links."""
+    inside = ("merit_modules", "hparams", "hparams/systems")
+    places = [ROOT, (ROOT / page).parent, *(ROOT / name for name in inside)]
+    for code in inline(page):
+        if found := re.match(r"python (tests/benchmarks/\w+\.py)(.*)", code):
+            script = (ROOT / found[1]).read_text()
+            for option in re.findall(r"--\w+", found[2]):
+                assert f'"{option}"' in script, code
+        elif page == "CHANGELOG.md":
+            continue  # what was
+        elif re.fullmatch(r"merit_modules\.[\w.]+", code):
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", DeprecationWarning)
+                assert resolve(code), code
+        elif re.fullmatch(r"(?:[\w*-]+/)+[\w*-]+\.(py|yaml)", code):
+            assert any(list(place.glob(code)) for place in places), code
+    for link in re.findall(r"\]\((?!http)([^)]+)\)", PAGES[page]):
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)", target.read_text(), re.M)
+            assert anchor in [anchor_of(heading) for heading in headings], link
+
+
+def resolve(name):
+    module, _, attribute = name.rpartition(".")
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        return getattr(importlib.import_module(module), attribute)
+
+
+def anchor_of(heading):
+    return re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-")
+
+
+def test_tables_are_well_formed():
+    for page, text in PAGES.items():
+        for table in re.findall(r"(?:^\|.*\n)+", text, re.M):
+            rows = [
+                len(re.findall(r"(?<!\\)\|", line))
+                for line in table.splitlines()
+            ]
+            assert len(set(rows)) == 1 and len(rows) > 2, f"{page}: {table}"
+            assert re.fullmatch(r"\|(:?-+:?\|)+", table.splitlines()[1]), page
+
+
+def test_versions_agree():
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    (ruff,) = re.findall(r"ruff-pre-commit\n +rev: v(\S+)", hooks)
+    assert f"\nruff=={ruff}\n" in (ROOT / "requirements.txt").read_text()
+    assert f"\n## [{__version__}]" in PAGES["CHANGELOG.md"]
+
+
+def test_the_readme_is_short():
+    assert len(PAGES["README.md"].splitlines()) <= 200
+
+
+def test_the_rooms_are_those_of_the_layers_test():
+    rows = re.findall(
+        r"^\| (\d) \| `(\w+)`", PAGES["docs/architecture.md"], re.M
+    )
+    tree = ast.parse((ROOT / "tests" / "test_layers.py").read_text())
+    (floors,) = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "FLOORS"
+    ]
+    assert sorted(rows) == sorted(
+        (str(i), room) for i, floor in enumerate(floors) for room in floor
+    )
+
+
+# ---- training, testing, comparing --------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command",
+    printed(r"python train\.py hparams/.*", "README.md", "docs/training.md")
+    + printed(r"python train\.py hparams/.*", "docs/released_code.md"),
+)
+def test_trainings(command, miniemo, tmp_path):
+    _, _, yaml, *given = shlex.split(command)
     short = {k: v for k, v in SHORT.items() if f"--{k}" not in given}
     extra = [x for k, v in short.items() for x in (f"--{k}", str(v))]
     extra += ["--data_folder", str(miniemo)]
@@ -66,6 +226,25 @@ def test_commands(yaml, options, miniemo, tmp_path):
     assert "unseen_0dB" in done.stdout
 
 
+def test_composed_file_can_be_printed(capsys, monkeypatch):
+    (command,) = printed(r"python -m merit_modules\.hparams .*")
+    *_, module, path = command.split()
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("sys.argv", [module, path])
+    runpy.run_module(module, run_name="__main__")
+    text = capsys.readouterr().out
+    assert "include:" not in text and "system: !new:" in text
+
+
+def test_the_pairing_of_the_readme_is_an_experiment(tmp_path):
+    (snippet,) = blocks("README.md", "yaml")
+    text = re.sub(r"- (\S+\.yaml)", rf"- {ROOT}/hparams/\1", snippet)
+    (tmp_path / "mine.yaml").write_text(text)
+    composed = compose(tmp_path / "mine.yaml")
+    assert "ssl_source: microsoft/wavlm-large" in composed
+    assert "batch_length_s: 48.0" in composed
+
+
 @pytest.fixture(scope="module")
 def two_runs(miniemo, tmp_path_factory):
     """Two systems, trained as the README says, but short."""
@@ -73,35 +252,26 @@ def two_runs(miniemo, tmp_path_factory):
     short = {**SHORT, "test_clean": True}
     extra = [x for k, v in short.items() for x in (f"--{k}", str(v))]
     runs = [folder / name for name in ("sparse_merit", "naive_mtl")]
-    for run in runs:
+    for path in runs:
         options = [*extra, "--data_folder", str(miniemo)]
-        done = run_train(f"hparams/{run.name}.yaml", run, *options)
+        done = run_train(f"hparams/{path.name}.yaml", path, *options)
         assert done.returncode == 0, done.stderr[-3000:]
     return runs
 
 
-@pytest.mark.slow
 def test_from_runs_to_the_report(two_runs, tmp_path):
-    """Grid, scores and report, by the README's own commands in turn."""
-    kinds = [module for module, _ in AFTERWARDS]
-    assert kinds.count("merit_modules.report") >= 1 and len(kinds) >= 5
-    for module, options in AFTERWARDS:
-        words = shlex.split(options)
-        if module.endswith("report"):
-            runs = list(map(str, two_runs))
-            first, last = words.index("RUN"), words.index("...]")
-            words[first : last + 1] = runs
-            words[words.index("DIR")] = str(tmp_path)
-            calls = [[*words, "--resamples", "200"]]
-        else:
-            calls = [
-                [w.replace("RUN", str(r)) for w in words] for r in two_runs
-            ]
-            if "--removal_conditions" in words:
-                del calls[1]  # naive MTL has no experts
-        for call in calls:
-            done = run_module(module, call, tmp_path)
+    """Grid, scores and report, by the commands of the page in turn."""
+    for command in printed("merit evaluate .*"):
+        for path in two_runs:
+            if "--removal_conditions" in command and path.name == "naive_mtl":
+                continue  # it has no experts
+            done = run(fill(command, RUN=path), tmp_path)
             assert done.returncode == 0, done.stderr[-3000:]
+    (command,) = printed("merit report .*", "docs/training.md")
+    runs = " ".join(map(str, two_runs))
+    command = command.replace("RUN [RUN ...]", runs) + " --resamples 200"
+    done = run(fill(command, DIR=tmp_path), tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
     content = json.loads((tmp_path / "report.json").read_text())
     assert set(content["scores"]["f1_macro"]) == {"naive_mtl", "sparse_merit"}
     assert {"seen_-5dB", "unseen_5dB", "clean"} <= set(content["columns"])
@@ -116,14 +286,31 @@ def test_from_runs_to_the_report(two_runs, tmp_path):
     assert "<h2>Routing</h2>" in page and page.count("<audio") >= 6
 
 
+def test_mixing_to_disk_and_reading_it(miniemo, tmp_path):
+    page = "recipes/noise/README.md"
+    (command,) = printed("merit mix .*", page)
+    corpus = "--data_folder /corpora/EMO-DB --noise_folder /corpora/noise"
+    assert corpus in command
+    instead = f"--data_folder {miniemo} --n_sentences 1 --num_workers 0"
+    instead += f" --manifest_folder {tmp_path}/manifests"
+    command = command.replace(corpus, instead)
+    done = run(command.replace("/scratch", str(tmp_path)), ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    names = run_snippets(page, {"/scratch": str(tmp_path)})
+    example = names["dataset"][0]
+    assert example["noisy_wav"].shape == example["clean_wav"].shape
+
+
+# ---- in use --------------------------------------------------------------
+
+
 @pytest.fixture(scope="module")
 def model_dir(two_runs, tmp_path_factory):
     """The model of the default command, exported as the README says."""
     folder = tmp_path_factory.mktemp("model") / "model"
-    (options,) = [o for o in IN_USE if o.startswith("export")]
-    options = options.replace("RUN", str(two_runs[0]))
-    options = options.replace("MODEL_DIR", str(folder))
-    done = run_module("merit_modules.commands", options.split(), folder.parent)
+    (command,) = printed("merit export .*", "README.md")
+    command = fill(command, RUN=two_runs[0], MODEL_DIR=folder)
+    done = run(command, folder.parent)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -140,17 +327,25 @@ def recordings(miniemo, tmp_path):
     return path.parent
 
 
-@pytest.mark.slow
-def test_three_lines_of_python(
-    model_dir, recordings, tmp_path, capsys, monkeypatch
-):
-    (snippet,) = [s for s in SNIPPETS if "SparseMERIT" in s]
+def run_snippets(page, places=(), names=(), only=""):
+    """Run a page's snippets, one after another, and return their names."""
+    names = dict(names)
+    for snippet in blocks(page, "python"):
+        if only in snippet:
+            for place, path in dict(places).items():
+                snippet = snippet.replace(place, str(path))
+            exec(compile(snippet, page, "exec"), names)
+    return names
+
+
+def test_three_lines_of_python(model_dir, recordings, capsys, monkeypatch):
+    (snippet,) = [
+        s for s in blocks("README.md", "python") if "SparseMERIT" in s
+    ]
     assert len(snippet.strip().replace("\n\n", "\n").splitlines()) == 3
-    snippet = snippet.replace("MODEL_DIR", str(model_dir))
     monkeypatch.chdir(recordings)
-    names = {}
-    exec(compile(snippet, "README.md", "exec"), names)
-    model = names["model"]
+    places = {"MODEL_DIR": model_dir}
+    model = run_snippets("README.md", places, only="SparseMERIT")["model"]
     assert capsys.readouterr().out.startswith("Emotion(label='")
     assert model.labels == ["angry", "sad", "happy", "neutral"]
     assert model.corpus_name == "MiniEmo"
@@ -173,66 +368,78 @@ def test_three_lines_of_python(
         )
 
 
-@pytest.mark.slow
-def test_the_command_in_use(model_dir, recordings, tmp_path):
-    (options,) = [o for o in IN_USE if o.startswith("analyze")]
-    places = {
-        "RECORDINGS": recordings,
-        "MODEL_DIR": model_dir,
-        "DIR": tmp_path / "out",
-    }
-    words = [str(places.get(word, word)) for word in options.split()]
-    done = run_module("merit_modules.commands", words, tmp_path)
+def test_commands_in_use(model_dir, recordings, tmp_path):
+    (command,) = printed("merit analyze .*")
+    out = tmp_path / "out"
+    places = {"RECORDINGS": recordings, "MODEL_DIR": model_dir, "DIR": out}
+    done = run(fill(command, **places), tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    (line,) = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
+    (line,) = (out / "results.jsonl").read_text().splitlines()
     assert json.loads(line)["label"] in ("angry", "sad", "happy", "neutral")
-    assert (tmp_path / "out" / "noisy.wav").is_file()
+    assert (out / "noisy.wav").is_file()
 
 
-def test_every_command_in_use_is_run():
-    """The page of the third one is driven by tests/test_demo.py."""
-    assert [o.split()[0] for o in IN_USE] == ["export", "analyze", "demo"]
+def test_a_pipe(model_dir, recordings):
+    (command,) = printed("ffmpeg .*")
+    shim = "ffmpeg() { cat noisy.wav; }\n"
+    done = run(shim + fill(command, MODEL=model_dir), recordings)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lengths = [
+        soundfile.info(recordings / name).frames
+        for name in ("noisy.wav", "talk.wav")
+    ]
+    assert lengths[0] == lengths[1]
 
 
-def run_module(module, options, folder):
-    return subprocess.run(
-        [sys.executable, "-m", module, *options],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
+def test_inference_snippets(model_dir, recordings, capsys, monkeypatch):
+    monkeypatch.chdir(recordings)
+    blocks_of_sound = np.zeros((4, 24000), dtype=np.float32)
+    names = run_snippets(
+        "docs/inference.md",
+        {"MODEL_DIR": model_dir},
+        {"microphone": list(blocks_of_sound)},
     )
+    assert names["found"].emotion.label in capsys.readouterr().out
+    assert names["session"].latency_s == pytest.approx(1.6, abs=0.05)
+    assert names["rest"].emotion.label in names["model"].labels
+
+
+def test_onnx_snippets(model_dir, tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript")
+    monkeypatch.chdir(tmp_path)
+    wav = np.random.default_rng(0).standard_normal(8000).astype(np.float32)
+    names = run_snippets(
+        "docs/onnx.md", {"MODEL_DIR": model_dir}, {"wav": 0.1 * wav}
+    )
+    assert names["found"].enhanced.shape == wav.shape
+    assert names["found"].label in ("angry", "sad", "happy", "neutral")
 
 
 def test_the_parts_snippet(capsys):
-    (snippet,) = [s for s in SNIPPETS if "ExpertMixture(" in s]
-    exec(compile(snippet, "README.md", "exec"), {})
+    run_snippets("README.md", only="ExpertMixture(")
     assert capsys.readouterr().out.startswith("torch.Size([2, 99, 256])")
 
 
-def test_the_released_snippet(golden):
-    (snippet,) = [s for s in SNIPPETS if "load_release(" in s]
-    snippet = snippet.replace("RELEASE_DIR", str(golden / "release"))
-    names = {"wavs": torch.randn(2, 8000), "wav_lens": torch.ones(2)}
-    exec(compile(snippet, "README.md", "exec"), names)
-    assert names["out"].logits.shape == (2, 4)
+def test_a_release(tmp_path):
+    page, tensors = "docs/released_code.md", (wavlm_tensors(), mmoe_tensors())
+    release = write_model(tmp_path / "release", *tensors, head_tensors())
+    batch = {"wavs": torch.randn(2, 8000), "wav_lens": torch.ones(2)}
+    names = run_snippets(page, {"RELEASE_DIR": release}, batch)
+    assert names["out"].logits.shape == (2, 2)
     assert names["out"].enhanced_wavs.shape == (2, 8000)
+    (command,) = printed("merit convert .*")
+    out = tmp_path / "out"
+    done = run(fill(command, RELEASE_DIR=release, OUT_DIR=out), tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (out / "hyperparams.yaml").is_file()
 
 
 def test_every_snippet_is_run():
-    assert len(SNIPPETS) == 3
-
-
-def test_local_links_lead_somewhere():
-    pages = [*ROOT.glob("docs/*.md"), *ROOT.glob("recipes/*/*/README.md")]
-    for page in [ROOT / "README.md", *pages]:
-        for link in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
-            assert (page.parent / link).exists(), f"{page}: {link}"
-
-
-def test_the_composed_file_can_be_printed(capsys, monkeypatch):
-    path = str(ROOT / "hparams" / "sparse_merit.yaml")
-    monkeypatch.setattr("sys.argv", ["merit_modules.hparams", path])
-    runpy.run_module("merit_modules.hparams", run_name="__main__")
-    printed = capsys.readouterr().out
-    assert "include:" not in printed and "system: !new:" in printed
+    counts = {page: len(blocks(page, "python")) for page in PAGES}
+    assert {page: n for page, n in counts.items() if n} == {
+        "README.md": 2,
+        "docs/inference.md": 2,
+        "docs/onnx.md": 2,
+        "docs/released_code.md": 1,
+        "recipes/noise/README.md": 1,
+    }

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 from tests.conftest import ROOT
+from tests.helpers.pages import commands, run
 
 pytestmark = pytest.mark.slow
 
@@ -56,12 +57,8 @@ def test_the_documented_command_runs(tree):
 
 def test_the_documented_study_runs(tree):
     """From training to the report, short, with two of its systems."""
-    text = (RECIPE / "README.md").read_text()
-    (script,) = [
-        block
-        for block in re.findall(r"```bash\n(.*?)```", text, re.S)
-        if "for fold in" in block
-    ]
+    printed = commands("recipes/EMODB/joint_se_ser/README.md")
+    (script,) = [command for command in printed if "for fold in" in command]
     (systems,) = re.findall(r'systems="(.*?)"', script, re.S)
     there = {path.stem for path in (RECIPE / "hparams").glob("*.yaml")}
     assert set(systems.split()) == there - {"emodb"}
@@ -73,17 +70,11 @@ def test_the_documented_study_runs(tree):
         "--stage_2_epochs 14": "--stage_2_epochs 0 --num_workers 0",
         "'[-5, 0, 5, 10]'": "'[0]' --num_metric_workers 0 --noprogressbar",
         "results/study": str(tree / "study"),
-        "python ": f"{sys.executable} ",
     }
     for old, new in changes.items():
         assert old in script
         script = script.replace(old, new)
-    done = subprocess.run(
-        ["bash", "-e", "-c", script],
-        cwd=RECIPE,
-        capture_output=True,
-        text=True,
-    )
+    done = run(script, RECIPE)
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads((tree / "study_report" / "report.json").read_text())
     assert report["columns"] == ["unseen_0dB", "seen_0dB", "clean"]

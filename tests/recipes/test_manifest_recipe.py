@@ -1,11 +1,6 @@
 """The walk-through for a corpus of one's own, exactly as printed."""
 
 import json
-import os
-import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,12 +8,13 @@ import soundfile
 
 from merit_modules.hparams import compose, parse_overrides
 from tests.conftest import ROOT
+from tests.helpers.pages import PAGES, blocks, commands, run
 
 RECIPE = ROOT / "recipes" / "Manifest" / "joint_se_ser"
-PAGE = (ROOT / "docs" / "your_own_corpus.md").read_text()
-COMMANDS = re.findall(r"```bash\n(.*?)```", PAGE, re.S)
-(CSV,) = re.findall(r"```csv\n(.*?)```", PAGE, re.S)
-ERRORS = re.findall(r"```text\n(.*?)```", PAGE, re.S)
+PAGE = "docs/your_own_corpus.md"
+COMMANDS = commands(PAGE)
+(CSV,) = blocks(PAGE, "csv")
+ERRORS = blocks(PAGE, "text")
 
 
 @pytest.fixture(scope="module")
@@ -39,22 +35,6 @@ def place(tmp_path_factory):
         path = folder / "my_noise" / f"n{number}.wav"
         soundfile.write(path, 0.1 * rng.normal(size=16000), 20000)
     return folder
-
-
-def run(command, folder):
-    """Run a command of the page with this interpreter as its python."""
-    env = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "OMP_NUM_THREADS": "1",
-    }
-    return subprocess.run(
-        ["bash", "-ec", command],
-        cwd=folder,
-        env=env,
-        capture_output=True,
-        text=True,
-    )
 
 
 def test_the_page_has_ten_lines_and_two_commands():
@@ -83,7 +63,7 @@ def test_seeds_as_printed(place):
     done = run(COMMANDS[1], place)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = place / "results" / "my_corpus" / "folds" / "sparse_merit_small"
-    assert str(folder.relative_to(place) / "summary.md") in PAGE
+    assert str(folder.relative_to(place) / "summary.md") in PAGES[PAGE]
     summary = json.loads((folder / "summary.json").read_text())
     assert [run["seed"] for run in summary["runs"]] == [1, 2]
     assert summary["conditions"][0]["ser"]["uar"]["n"] == 2
