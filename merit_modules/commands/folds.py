@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from merit_modules.commands.processes import Task, run_tasks, threads_each
-from merit_modules.data.manifest import write_atomically
 from merit_modules.errors import InputError
 from merit_modules.evaluation.run_folder import RESULTS, read_run
+from merit_modules.files import write_atomically
 from merit_modules.hparams import compose, parse_overrides
 from merit_modules.report.summary import summarise_runs, summary_table
 

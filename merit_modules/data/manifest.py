@@ -7,48 +7,14 @@ reader replaces, so that a manifest stays true when its audio moves.
 """
 
 import json
-import os
 from pathlib import Path
 
 from merit_modules.errors import InputError
+from merit_modules.files import write_atomically
 
 DATA_ROOT = "{data_root}"
 SPEECH_KEYS = ("wav", "duration", "emo", "spk_id")
 NOISE_KEYS = ("wav", "duration", "noise_type")
-AUDIO_SUFFIXES = frozenset(
-    ".wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .w64 "
-    ".rf64 .sph .nist".split()
-)
-
-
-def write_atomically(path, text):
-    """Write a text file so that it is either whole or as it was before.
-
-    Arguments
-    ---------
-    path : str or Path
-        File to write; its folder is made if need be.
-    text : str
-        What to write, as UTF-8.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "new" / "note.txt"
-    >>> write_atomically(path, "whole")
-    >>> path.read_text(), [p.name for p in path.parent.iterdir()]
-    ('whole', ['note.txt'])
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Same folder: a rename is only atomic within one file system.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="") as stream:
-            stream.write(text)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def write_manifest(path, entries):
@@ -158,58 +124,3 @@ def _checked(path, item, entry, data_root):
         else value
         for key, value in entry.items()
     }
-
-
-def find_audio(folder, what):
-    """List the audio files below a folder, in an order that never changes.
-
-    Hidden files and folders are left out (macOS leaves ``._name.wav`` files,
-    which are no audio, beside the real ones). Linked folders are followed.
-
-    Arguments
-    ---------
-    folder : str or Path
-        Where to look, at any depth.
-    what : str
-        What the folder should hold, for the error message.
-
-    Returns
-    -------
-    files : list of Path
-        Sorted by their path relative to ``folder``.
-
-    Raises
-    ------
-    InputError
-        If the folder does not exist or holds no audio file.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> for name in ("b.wav", "a.flac", "._b.wav", "notes.txt"):
-    ...     (folder / name).touch()
-    >>> [file.name for file in find_audio(folder, "noise")]
-    ['a.flac', 'b.wav']
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder ({what})")
-    files, seen = [], set()
-    for parent, subfolders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:  # a link that leads back up
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(s for s in subfolders if s[0] != ".")
-        files += [
-            Path(parent, name)
-            for name in names
-            if name[0] != "." and Path(name).suffix.lower() in AUDIO_SUFFIXES
-        ]
-    if not files:
-        raise InputError(
-            f"{folder}: no audio file in this folder ({what}); looked for "
-            f"{', '.join(sorted(AUDIO_SUFFIXES))}"
-        )
-    return sorted(files, key=lambda file: file.relative_to(folder).as_posix())

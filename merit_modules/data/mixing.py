@@ -17,10 +17,10 @@ import torch
 from speechbrain.utils.logger import get_logger
 
 from merit_modules.data.audio import read_audio
-from merit_modules.data.manifest import write_atomically
 from merit_modules.data.noise.choice import NoiseChoice, uniform_below
 from merit_modules.data.seeding import keyed_seed
 from merit_modules.errors import InputError
+from merit_modules.files import write_atomically
 
 logger = get_logger(__name__)
 

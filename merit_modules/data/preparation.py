@@ -11,10 +11,11 @@ import json
 from contextlib import contextmanager
 from pathlib import Path
 
-from merit_modules.data.manifest import write_atomically, write_manifest
+from merit_modules.data.manifest import write_manifest
 from merit_modules.data.probing import probe_many
 from merit_modules.data.speaker_splits import speaker_disjoint_splits
 from merit_modules.errors import InputError
+from merit_modules.files import write_atomically
 
 __all__ = [
     "STAMP",

@@ -9,7 +9,6 @@ from pathlib import Path
 from speechbrain.utils.data_utils import batch_pad_right
 from speechbrain.utils.logger import get_logger
 
-from merit_modules.data.manifest import write_atomically
 from merit_modules.data.mixing import write_recipes
 from merit_modules.errors import InputError
 from merit_modules.evaluation.conditions import ConditionScores
@@ -24,6 +23,7 @@ from merit_modules.evaluation.run_folder import (
     read_table,
     table_as_csv,
 )
+from merit_modules.files import write_atomically
 from merit_modules.pretrained.weights import fingerprint, versions
 
 logger = get_logger(__name__)

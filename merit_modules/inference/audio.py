@@ -18,10 +18,6 @@ from merit_modules.data.audio import (
 from merit_modules.errors import InputError
 
 BLOCK_S = 10.0
-#: Endings of the audio files that are looked for in folders.
-AUDIO_ENDINGS = frozenset(
-    ".wav .flac .ogg .oga .opus .mp3 .aif .aiff .au .caf .w64 .rf64".split()
-)
 
 
 class FileSource:
@@ -191,46 +187,6 @@ def open_source(source, sample_rate_hz):
         "audio: expected a path, a tensor or an array, got "
         f"{type(source).__name__}"
     )
-
-
-def find_audio(folder):
-    """List the audio files of a folder, at any depth.
-
-    Arguments
-    ---------
-    folder : str or Path
-        The folder.
-
-    Returns
-    -------
-    list of Path
-        In alphabetical order; hidden files are left out.
-
-    Raises
-    ------
-    InputError
-        If there is none.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> soundfile.write(folder / "a.wav", np.zeros(8), 8000)
-    >>> [path.name for path in find_audio(folder)]
-    ['a.wav']
-    """
-    folder = Path(folder)
-    found = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in AUDIO_ENDINGS
-        and not any(
-            part.startswith(".") for part in path.relative_to(folder).parts
-        )
-        and path.is_file()
-    ]
-    if not found:
-        raise InputError(f"{folder}: no audio file in this folder")
-    return found
 
 
 ENCODINGS = {"float": "FLOAT", "pcm16": "PCM_16"}

@@ -12,11 +12,11 @@ from speechbrain.utils.fetching import LocalStrategy
 
 from merit_modules.cpu.int8 import check_device, is_quantized, quantize_
 from merit_modules.errors import InputError
+from merit_modules.files import find_audio
 from merit_modules.inference.assembler import Assembler
 from merit_modules.inference.audio import (
     AudioSink,
     BlockResampler,
-    find_audio,
     open_source,
 )
 from merit_modules.inference.batches import run_recordings
@@ -469,7 +469,7 @@ class SparseMERIT(Pretrained):
     def _map(self, audio, tasks, pick, sample_rate_hz, segment_s=SEGMENT_S):
         single = not isinstance(audio, list | tuple)
         if isinstance(audio, str | Path) and Path(audio).is_dir():
-            single, audio = False, find_audio(audio)
+            single, audio = False, find_audio(audio, "recordings")
         sources = [audio] if single else audio
         items = [
             (number, self.opener(source, tasks, sample_rate_hz, segment_s))

@@ -10,8 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from merit_modules.data.manifest import write_atomically
 from merit_modules.errors import InputError
+from merit_modules.files import write_atomically
 from merit_modules.report import writers
 from merit_modules.report.about import about, costs, failures
 from merit_modules.report.compare import TESTS, Comparer, Settings

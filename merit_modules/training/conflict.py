@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from merit_modules.data.manifest import write_atomically
 from merit_modules.errors import InputError
+from merit_modules.files import write_atomically
 from merit_modules.training.gradients import inner_product
 
 

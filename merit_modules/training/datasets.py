@@ -10,7 +10,7 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 
 from merit_modules.data.audio import raise_if_broken
-from merit_modules.data.manifest import read_manifest, write_atomically
+from merit_modules.data.manifest import read_manifest
 from merit_modules.data.mixing import NoiseMixer, write_recipes
 from merit_modules.data.offline.read import PairedFolders
 from merit_modules.data.pipelines import (
@@ -19,6 +19,7 @@ from merit_modules.data.pipelines import (
 )
 from merit_modules.errors import InputError
 from merit_modules.evaluation.conditions import TestCondition
+from merit_modules.files import write_atomically
 from merit_modules.training.targets import make_target
 
 logger = get_logger(__name__)

@@ -10,8 +10,8 @@ import torch
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 
-from merit_modules.data.manifest import write_atomically
 from merit_modules.errors import InputError
+from merit_modules.files import write_atomically
 from merit_modules.hparams import (
     format_overrides,
     load_hparams,

@@ -31,8 +31,8 @@ from systems import build
 
 from merit_modules.evaluation.cost import PeakMemory
 from merit_modules.evaluation.metrics.enhancement import si_sdr_db
+from merit_modules.files import find_audio
 from merit_modules.inference import SparseMERIT
-from merit_modules.inference.audio import find_audio
 
 RATE_HZ = 16000
 LENGTHS = (
@@ -56,7 +56,7 @@ def recording(n_samples, audio, seed):
     noise = rng.standard_normal(n_samples, dtype=np.float32)
     if audio is None:
         return 0.05 * noise
-    paths = find_audio(audio)
+    paths = find_audio(audio, "recordings")
     rng.shuffle(paths)
     speech, turn = np.zeros(n_samples, np.float32), 0
     done = 0

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from merit_modules.data.manifest import DATA_ROOT, find_audio, read_manifest
+from merit_modules.data.manifest import DATA_ROOT, read_manifest
 from merit_modules.data.preparation import (
     count_table,
     is_prepared,
@@ -34,6 +34,7 @@ from merit_modules.data.preparation import (
     split_digest,
     write_manifests,
 )
+from merit_modules.files import find_audio
 
 #: What one process each does, in this order.
 STEPS = {

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from merit_modules.errors import InputError
+from merit_modules.files import find_audio
 
 #: Standard input, and what it is called in results.
 STANDARD_INPUT, STANDARD_INPUT_NAME = "-", "stdin"
@@ -56,7 +57,7 @@ def printable(path):
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def collect_jobs(inputs, is_output=None):
+def collect_jobs(inputs, is_output=None, tell=None):
     """List the recordings, each once however often it is given.
 
     Arguments
@@ -67,6 +68,8 @@ def collect_jobs(inputs, is_output=None):
     is_output : callable, optional
         Tells of a folder and a file in it whether it is a command's own
         output there, to be left out.
+    tell : callable, optional
+        Called with a sentence on what was passed over in a folder.
 
     Returns
     -------
@@ -91,20 +94,20 @@ def collect_jobs(inputs, is_output=None):
     """
     jobs = {}
     for given in inputs:
-        for job in _jobs_of(given, is_output):
+        for job in _jobs_of(given, is_output, tell):
             jobs.setdefault(job.path, job)
     return list(jobs.values())
 
 
-def _jobs_of(given, is_output):
+def _jobs_of(given, is_output, tell):
     if given == STANDARD_INPUT:
         return [Job(STANDARD_INPUT_NAME, given, STANDARD_INPUT_NAME)]
     if os.path.isdir(given):
-        return _in_folder(given, is_output)
+        return _in_folder(given, is_output, tell)
     if not os.path.exists(given):
         raise InputError(f"{given}: there is no such file or folder")
     if given.lower().endswith(LIST_ENDINGS):
-        return _in_list(given, is_output)
+        return _in_list(given, is_output, tell)
     return [_job(given, os.path.basename(given))]
 
 
@@ -113,13 +116,10 @@ def _job(path, relative):
     return Job(printable(path), absolute, os.path.splitext(relative)[0])
 
 
-def _in_folder(folder, is_output, below=""):
-    # Late: it takes a while, and `merit --help` needs none of it.
-    from merit_modules.inference.audio import find_audio
-
+def _in_folder(folder, is_output, tell, below=""):
     files = [
         path
-        for path in find_audio(folder)
+        for path in find_audio(folder, "recordings", tell)
         if is_output is None or not is_output(folder, path)
     ]
     if not files:
@@ -133,7 +133,7 @@ def _in_folder(folder, is_output, below=""):
     ]
 
 
-def _in_list(path, is_output):
+def _in_list(path, is_output, tell):
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -149,7 +149,7 @@ def _in_list(path, is_output):
         listed = os.path.join(os.path.dirname(path), name)
         below = _below(name)
         if os.path.isdir(listed):
-            jobs += _in_folder(listed, is_output, below)
+            jobs += _in_folder(listed, is_output, tell, below)
         else:
             jobs.append(_job(listed, below or os.path.basename(name)))
     return jobs

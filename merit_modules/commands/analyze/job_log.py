@@ -20,8 +20,8 @@ from merit_modules.commands.analyze.result_files import (
     JsonLines,
     count_segments,
 )
-from merit_modules.data.manifest import write_atomically
 from merit_modules.errors import InputError
+from merit_modules.files import write_atomically
 from merit_modules.pretrained import HPARAMS_FILE, WEIGHTS_FILE
 
 LOG, ERRORS = "log.jsonl", "errors.jsonl"

@@ -9,7 +9,7 @@ import io
 import json
 from pathlib import Path
 
-from merit_modules.data.manifest import write_atomically
+from merit_modules.files import write_atomically
 
 JSON_LINES, TABLE, TIMELINE = "results.jsonl", "results.csv", "timeline.csv"
 

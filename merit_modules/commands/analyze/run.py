@@ -76,7 +76,7 @@ class _Run:
 
     def run(self):
         check_source(self.args.model)
-        jobs = collect_jobs(self.args.inputs, self._is_output)
+        jobs = collect_jobs(self.args.inputs, self._is_output, self._tell)
         self._check_outputs(jobs)
         todo = jobs
         if self.log is not None:
@@ -96,6 +96,10 @@ class _Run:
         return 1 if self.failed else 0
 
     # ---- before anything is computed ----------------------------------
+
+    def _tell(self, message):
+        if not self.args.quiet:
+            print(message, file=sys.stderr)
 
     def _is_output(self, folder, path):
         """Tell whether a file that was found was written by this command."""

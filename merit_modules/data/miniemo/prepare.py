@@ -15,11 +15,7 @@ from typing import NamedTuple
 import soundfile
 from tqdm import tqdm
 
-from merit_modules.data.manifest import (
-    DATA_ROOT,
-    write_atomically,
-    write_manifest,
-)
+from merit_modules.data.manifest import DATA_ROOT, write_manifest
 from merit_modules.data.miniemo.espeak import Espeak
 from merit_modules.data.miniemo.noise import SEEN_TYPES, UNSEEN_TYPES
 from merit_modules.data.miniemo.speech import (
@@ -31,6 +27,7 @@ from merit_modules.data.miniemo.speech import (
 )
 from merit_modules.data.miniemo.waveform import SAMPLE_RATE_HZ
 from merit_modules.errors import InputError
+from merit_modules.files import write_atomically
 
 # Raise it with every change of what the files contain.
 VERSION = 1

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from speechbrain.utils.logger import get_logger
 
-from merit_modules.data.manifest import find_audio, write_manifest
+from merit_modules.data.manifest import write_manifest
 from merit_modules.data.noise.corpus import (
     NOISE_SPLITS,
     check_shares,
@@ -26,6 +26,7 @@ from merit_modules.data.noise.forms import find_noise
 from merit_modules.data.noise.settings import check_corpora
 from merit_modules.data.preparation import count_table, split_digest
 from merit_modules.errors import InputError
+from merit_modules.files import find_audio
 
 logger = get_logger(__name__)
 

@@ -15,11 +15,12 @@ from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from merit_modules.data.audio import probe_audio, read_audio
-from merit_modules.data.manifest import DATA_ROOT, find_audio, write_manifest
+from merit_modules.data.manifest import DATA_ROOT, write_manifest
 from merit_modules.data.mixing import SILENCE_POWER, mean_power
 from merit_modules.data.noise.forms import guess_noise_type, guess_recording
 from merit_modules.data.probing import open_cache, read_cache
 from merit_modules.errors import InputError
+from merit_modules.files import find_audio
 
 logger = get_logger(__name__)
 

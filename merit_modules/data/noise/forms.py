@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from merit_modules.data.manifest import find_audio
 from merit_modules.errors import InputError
+from merit_modules.files import find_audio
 
 _DEMAND_CHANNEL = re.compile(r"ch\d\d")
 _DEMAND_RATE = re.compile(r"_(?:16|48)k$")

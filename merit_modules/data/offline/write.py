@@ -12,11 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from merit_modules.data.audio import raise_if_broken, read_audio
-from merit_modules.data.manifest import (
-    DATA_ROOT,
-    write_atomically,
-    write_manifest,
-)
+from merit_modules.data.manifest import DATA_ROOT, write_manifest
 from merit_modules.data.mixing import PEAK_TARGET, MixRecipe, write_recipes
 from merit_modules.data.offline.read import (
     CLEAN,
@@ -27,6 +23,7 @@ from merit_modules.data.offline.read import (
     read_made_from,
 )
 from merit_modules.errors import InputError
+from merit_modules.files import write_atomically
 
 logger = get_logger(__name__)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from speechbrain.utils.logger import get_logger
 
 from merit_modules.data.audio import raise_if_broken
-from merit_modules.data.manifest import DATA_ROOT, find_audio
+from merit_modules.data.manifest import DATA_ROOT
 from merit_modules.data.noise.corpora import (
     noise_manifests,
     noise_stamp,
@@ -32,6 +32,7 @@ from merit_modules.data.preparation import (
     write_manifests,
 )
 from merit_modules.errors import InputError
+from merit_modules.files import find_audio
 
 logger = get_logger(__name__)
 

@@ -1,0 +1,161 @@
+"""Files: written whole or not at all, and audio found in folders."""
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from merit_modules.errors import InputError
+
+AUDIO_SUFFIXES = frozenset(
+    ".wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .w64 "
+    ".rf64 .sph .nist".split()
+)
+
+
+def write_atomically(path, text):
+    """Write a text file so that it is either whole or as it was before.
+
+    Arguments
+    ---------
+    path : str or Path
+        File to write; its folder is made if need be.
+    text : str
+        What to write, as UTF-8.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "new" / "note.txt"
+    >>> write_atomically(path, "whole")
+    >>> path.read_text(), [p.name for p in path.parent.iterdir()]
+    ('whole', ['note.txt'])
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Same folder: a rename is only atomic within one file system.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="") as stream:
+            stream.write(text)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+class AudioFiles(NamedTuple):
+    """What a walk through a folder found.
+
+    Arguments
+    ---------
+    files : list of Path
+        Audio files, sorted by their path relative to the folder.
+    passed_over : dict
+        What else is there to how many of it: endings of other files, and
+        folders that cannot be read, by name.
+    """
+
+    files: list
+    passed_over: dict
+
+    @property
+    def told(self):
+        """Say what was passed over; empty if nothing was."""
+        parts = sorted(self.passed_over.items())
+        return ", ".join(f"{count} {name}" for name, count in parts)
+
+
+def walk_audio(folder):
+    """Look for audio files below a folder, in an order that never changes.
+
+    Hidden files and folders are left out (macOS leaves ``._name.wav`` files,
+    which are no audio, beside the real ones). Linked folders are followed.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where to look, at any depth.
+
+    Returns
+    -------
+    AudioFiles
+        The files, and what was passed over.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> for name in ("b.wav", "a.flac", "._b.wav", "notes.txt"):
+    ...     (folder / name).touch()
+    >>> found = walk_audio(folder)
+    >>> [file.name for file in found.files], found.told
+    (['a.flac', 'b.wav'], '1 .txt')
+    """
+    folder = Path(folder)
+    files, passed_over, seen = [], Counter(), set()
+
+    def note(error):
+        passed_over[f"folder that cannot be read ({error.filename})"] += 1
+
+    walk = os.walk(folder, onerror=note, followlinks=True)
+    for parent, subfolders, names in walk:
+        real = os.path.realpath(parent)
+        if real in seen:  # a link that leads back up
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(s for s in subfolders if s[0] != ".")
+        for name in names:
+            path = Path(parent, name)
+            if name[0] == ".":
+                continue
+            if path.suffix.lower() not in AUDIO_SUFFIXES:
+                passed_over[path.suffix.lower() or "without an ending"] += 1
+            elif not path.exists():
+                passed_over["link to nothing"] += 1
+            else:
+                files.append(path)
+    files.sort(key=lambda file: file.relative_to(folder).as_posix())
+    return AudioFiles(files, dict(passed_over))
+
+
+def find_audio(folder, what, tell=None):
+    """List the audio files below a folder; see :func:`walk_audio`.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where to look, at any depth.
+    what : str
+        What the folder should hold, for the error message.
+    tell : callable, optional
+        Called with a sentence where something was passed over.
+
+    Returns
+    -------
+    list of Path
+        Sorted by their path relative to ``folder``.
+
+    Raises
+    ------
+    InputError
+        If the folder does not exist or holds no audio file.
+
+    Example
+    -------
+    >>> find_audio("nowhere", "noise")
+    Traceback (most recent call last):
+    merit_modules.errors.InputError: nowhere: there is no such folder (noise)
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder ({what})")
+    found = walk_audio(folder)
+    if not found.files:
+        raise InputError(
+            f"{folder}: no audio file in this folder ({what}); looked for "
+            f"{', '.join(sorted(AUDIO_SUFFIXES))}"
+            + (f"; passed over {found.told}" if found.passed_over else "")
+        )
+    if tell is not None and found.passed_over:
+        tell(f"{folder}: passed over {found.told}")
+    return found.files
