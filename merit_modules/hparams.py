@@ -28,6 +28,16 @@ from ruamel.yaml.error import YAMLError
 from merit_modules.errors import InputError
 
 INCLUDE = "include"
+#: The YAML files of this package: in it where it is installed, else beside it
+#: in a clone of the repository.
+SHIPPED = next(
+    folder
+    for folder in (
+        Path(__file__).parent / "shipped",
+        Path(__file__).parents[1] / "hparams",
+    )
+    if folder.is_dir()
+)
 
 
 def compose(path):

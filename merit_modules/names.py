@@ -88,15 +88,19 @@ def _new_name(fullname):
 def find_old_modules():
     """Let imports by old names succeed, with a DeprecationWarning."""
     if not any(isinstance(finder, OldModules) for finder in sys.meta_path):
-        # Last: what exists is found before.
-        sys.meta_path.append(OldModules())
+        # First: a package that has moved shows others where its files are,
+        # which would be loaded a second time.
+        sys.meta_path.insert(0, OldModules())
 
 
 #: Where the modules of version 0.1 are: to a room the old names, each with
 #: ``=`` and the name of its file where that is another one.
 _ROOMS = {
     "": "cascade=system normalization=system padding=lengths shapes=lengths",
-    "commands": "demo evaluate processes",
+    "commands": (
+        "__main__ data.offline.__main__=mix demo evaluate processes "
+        "released.__main__=convert report.__main__=report"
+    ),
     "commands.analyze": (
         "commands.fingerprint=job_log commands.inputs commands.job_log "
         "commands.progress=run commands.recordings=options "
@@ -152,7 +156,7 @@ _ROOMS = {
     "moe": "experts layer_mix mixture routers task_features=features task_sums",
     "pretrained": "description folder_parts=save saving=save weights",
     "released": (
-        "released.convert=converter released.sizes=naming "
+        "released.sizes=naming "
         "released.source=files "
         "released.wavlm_config=wavlm"
     ),

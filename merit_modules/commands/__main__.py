@@ -1,14 +1,34 @@
-"""The command ``merit``: a trained model from the command line."""
+"""The command ``merit``: all that this package does, from the command line."""
 
 import argparse
 import importlib
 import os
 import sys
 
+from merit_modules import __version__
 from merit_modules.errors import InputError
 
-#: Modules of this package that add subcommands, in the order of the help.
-MODULES = ("analyze.options", "export", "demo.options")
+#: Modules of this room that add subcommands, in the order of the help: to use
+#: a model, to train and compare, to make folders.
+MODULES = (
+    "analyze.options",
+    "demo.options",
+    "train",
+    "evaluate",
+    "folds",
+    "report",
+    "export",
+    "convert",
+    "mix",
+)
+
+EXAMPLES = """\
+to begin:
+  merit train sparse_merit                      train on a corpus that is made
+  merit export RUN MODEL_DIR                    make a model of a finished run
+  merit analyze noisy.wav --model MODEL_DIR     enhance it, tell its emotion
+  merit COMMAND --help                          what a command takes
+"""
 
 #: Exit code after Ctrl-C, as shells have it.
 INTERRUPTED = 130
@@ -33,19 +53,31 @@ def main(argv=None):
     >>> main(["analyze", "gone.wav", "--model", "gone"])
     2
     """
+    argv, rest = _split(list(sys.argv[1:] if argv is None else argv))
+    parser = _parser()
     try:
-        args = _parser().parse_args(argv)
+        args, unknown = parser.parse_known_args(argv)
+        if getattr(args, "takes_keys", False):
+            rest = unknown
+        elif unknown:
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     except SystemExit as stop:  # argparse has said why
         return stop.code
+    if not hasattr(args, "run"):
+        parser.print_help()
+        return 0
+    args.rest = rest
     try:
         code = args.run(args)
         sys.stdout.flush()
         return code
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # One that comes from a loader's worker brings its traceback along.
+        message = str(error).rsplit("InputError: ", 1)[-1].strip()
+        print(f"error: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print("interrupted; the same command goes on", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # Nobody reads on (merit ... | head): there is nothing more to say,
@@ -54,14 +86,26 @@ def main(argv=None):
         return 0
 
 
+def _split(argv):
+    """Take apart what ``merit folds`` hands on: all after ``--``."""
+    if argv[:1] != ["folds"] or "--" not in argv:
+        return argv, []
+    at = argv.index("--")
+    return argv[:at], argv[at + 1 :]
+
+
 def _parser():
     parser = argparse.ArgumentParser(
         prog="merit",
-        description="Enhance speech and recognise emotions by a trained model.",
+        description="Speech enhancement and emotion recognition: use, train "
+        "and compare models.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    subparsers = parser.add_subparsers(
-        title="commands", metavar="COMMAND", required=True
+    parser.add_argument(
+        "--version", action="version", version=f"merit {__version__}"
     )
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name in MODULES:
         module = importlib.import_module(f"merit_modules.commands.{name}")
         module.add_parser(subparsers)

@@ -1,28 +1,49 @@
-"""Evaluate a finished run: again, further, or where it was stopped.
+"""``merit evaluate``: test a finished run again, further, or to its end."""
 
-> python -m merit_modules.commands.evaluate RUN [--key value ...]
-
-RUN is the output folder of a training. Its last settings hold unless a key is
-given, such as ``--test_snrs_db "[-5, 0]"``, ``--test_conditions
-"[unseen_0dB]"``, ``--metrics "[pesq_wb, csig]"``, ``--device cuda`` or
-``--num_metric_workers 8``. What was evaluated before with the same weights,
-mixtures and metrics is kept.
-"""
-
+import argparse
 import sys
 from pathlib import Path
 
-import speechbrain as sb
-
 from merit_modules.errors import InputError
-from merit_modules.hparams import parse_overrides
-from merit_modules.training import recipe
-from merit_modules.training.datasets import load_data
-from merit_modules.training.experiment import COMPOSED, as_command, load_run
+
+
+def add_parser(subparsers):
+    """Add the subcommand.
+
+    Arguments
+    ---------
+    subparsers : argparse._SubParsersAction
+        Where to.
+    """
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="test a finished run again, or further",
+        description="Test a finished run. Its last settings hold unless a key "
+        "is given, such as --test_snrs_db '[-5, 0]', --test_conditions "
+        "'[unseen_0dB]', --metrics '[pesq_wb, csig]', --device cuda or "
+        "--num_metric_workers 8. What was tested before with the same "
+        "weights, mixtures and metrics is kept.",
+    )
+    parser.add_argument(
+        "run_folder", metavar="RUN", help="output folder of a training"
+    )
+    parser.add_argument(
+        "options",
+        nargs=argparse.REMAINDER,
+        metavar="--key value",
+        help="keys of the run's YAML to replace, and SpeechBrain's run options",
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(args):
+    from merit_modules.training.experiment import as_command
+
+    return as_command(evaluate_run, [args.run_folder, *args.options])
 
 
 def evaluate_run(argv):
-    """Evaluate a finished run.
+    """Test a finished run.
 
     Arguments
     ---------
@@ -45,8 +66,13 @@ def evaluate_run(argv):
     Traceback (most recent call last):
     merit_modules.errors.InputError: nowhere: no run: it has no file ...
     """
-    if not argv or argv[0].startswith("-"):
-        raise InputError("expected the folder of a run, then options")
+    import speechbrain as sb
+
+    from merit_modules.hparams import parse_overrides
+    from merit_modules.training import recipe
+    from merit_modules.training.datasets import load_data
+    from merit_modules.training.experiment import COMPOSED, load_run
+
     folder = Path(argv[0])
     # SpeechBrain's own parser tells run options from keys of the YAML.
     _, run_opts, overrides = sb.parse_arguments(
@@ -60,14 +86,7 @@ def evaluate_run(argv):
     return recipe.evaluate(brain, hparams, data)
 
 
-def main(argv=None):
-    """Run the command; see the text of this file."""
-    argv = sys.argv[1:] if argv is None else argv
-    if {"-h", "--help"} & set(argv):
-        print(__doc__)
-        return 0
-    return as_command(evaluate_run, argv)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    from merit_modules.commands.__main__ import main
+
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

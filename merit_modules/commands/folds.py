@@ -1,24 +1,16 @@
-#!/usr/bin/env python3
-"""Run a recipe for several folds and seeds, and summarise what came out.
-
-> python run_folds.py recipes/EMODB/joint_se_ser/train.py \
-      hparams/sparse_merit.yaml --folds 0-4 --seeds 1,2 --gpus 0,1 \
-      -- --data_folder /corpora/EMO-DB --noise_folder /corpora/noise
+"""``merit folds``: run a recipe for several folds and seeds, and summarise.
 
 Each run is the recipe's own command in a process of its own, with a folder of
-its own below ``--out``; what stands after ``--`` is handed on. The same
-command goes on where it was stopped: finished runs are skipped, others resume.
-``summary.json`` and ``summary.md`` hold means and standard deviations.
-
-Exit code: 0 if all runs finished, 1 if some failed (the others were run all
-the same), 2 after an error in the command itself, 130 if interrupted.
+its own below ``--out``. The same command goes on where it was stopped:
+finished runs are skipped, others resume. ``summary.json`` and ``summary.md``
+hold means and standard deviations.
 """
 
-import argparse
 import hashlib
 import json
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +20,6 @@ from merit_modules.errors import InputError
 from merit_modules.evaluation.run_folder import RESULTS, read_run
 from merit_modules.files import write_atomically
 from merit_modules.hparams import compose, parse_overrides
-from merit_modules.report.summary import summarise_runs, summary_table
 
 RECORD = "run.json"  # what a run's folder was made with, and whether whole
 LOG = "run.log"
@@ -49,7 +40,7 @@ class Job(NamedTuple):
     folder : Path
         Its output folder.
     settings : dict
-        All that its results hang on.
+        All that its results depend on.
     """
 
     fold: int | None
@@ -64,48 +55,32 @@ class Job(NamedTuple):
         return f"{fold}seed {self.seed}"
 
 
-def main(argv):
-    """Run what is not finished yet, then summarise.
+def add_parser(subparsers):
+    """Add the subcommand.
 
     Arguments
     ---------
-    argv : list of str
-        The command line.
-
-    Returns
-    -------
-    int
-        Exit code.
+    subparsers : argparse._SubParsersAction
+        Where to.
     """
-    args, rest = parse_arguments(argv)
-    try:
-        train = Path(args.train).resolve()
-        if not train.is_file():
-            raise InputError(f"{args.train}: there is no such script")
-        hparams = find_hparams(train, args.hparams)
-        jobs, out = make_jobs(args, hparams, rest)
-        command = [sys.executable, str(train), str(hparams), *rest]
-        failed = run_unfinished(jobs, slots_of(args), command)
-        if failed is None:
-            print("interrupted; the same command goes on", file=sys.stderr)
-            return 130
-        write_summary(out, jobs, failed)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for name, reason in failed.items():
-        print(f"failed: {name}: {reason}", file=sys.stderr)
-    return 1 if failed else 0
-
-
-def parse_arguments(argv):
-    """Split the command line into this script's part and the recipe's."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.partition("\n\n")[0],
-        epilog="What stands after -- is handed on to every run.",
+    parser = subparsers.add_parser(
+        "folds",
+        help="run a recipe for several folds and seeds, and summarise",
+        description="Run a recipe for several folds and seeds, each in a "
+        "folder of its own, and summarise them. The same command goes on "
+        "where it was stopped. Such as: merit folds "
+        "recipes/EMODB/joint_se_ser/train.py hparams/sparse_merit.yaml "
+        "--folds 0-4 --seeds 1,2 --gpus 0,1 -- --data_folder /corpora/EMO-DB",
+        epilog="What stands after -- is handed on to every run. Exit code: 0 "
+        "if all runs finished, 1 if some failed (the others are run all the "
+        "same).",
     )
-    parser.add_argument("train", help="a recipe's train.py")
-    parser.add_argument("hparams", help="its YAML file, as train.py takes it")
+    parser.add_argument("train", metavar="TRAIN.PY", help="a recipe's train.py")
+    parser.add_argument(
+        "hparams",
+        metavar="HPARAMS.YAML",
+        help="its YAML file, as train.py takes it",
+    )
     parser.add_argument("--folds", help="such as 1-5 or 1,3")
     parser.add_argument("--seeds", help="such as 1-3 or 1,2")
     several = parser.add_mutually_exclusive_group()
@@ -114,12 +89,41 @@ def parse_arguments(argv):
         type=int,
         default=1,
         metavar="N",
-        help="runs at a time, which share the cores",
+        help="runs at a time, which share the cores (default: 1)",
     )
     several.add_argument("--gpus", help="such as 0,1: a run at a time on each")
+    several.add_argument(
+        "--print",
+        action="store_true",
+        dest="only_print",
+        help="print the command of each run that is not finished, one a line, "
+        "for job arrays or GNU parallel, and run none; afterwards the same "
+        "without --print summarises them",
+    )
     parser.add_argument("--out", help="folder for all runs and the summary")
-    at = argv.index("--") if "--" in argv else len(argv)
-    return parser.parse_args(argv[:at]), argv[at + 1 :]
+    parser.set_defaults(run=_run)
+
+
+def _run(args):
+    train = Path(args.train).resolve()
+    if not train.is_file():
+        raise InputError(f"{args.train}: there is no such script")
+    hparams = find_hparams(train, args.hparams)
+    jobs, out = make_jobs(args, hparams, args.rest)
+    command = [sys.executable, str(train), str(hparams), *args.rest]
+    if args.only_print:
+        for job in jobs:
+            if not is_finished(job):
+                write_record(job)
+                print(shlex.join(command_of(job, command)))
+        return 0
+    failed = run_unfinished(jobs, slots_of(args), command)
+    if failed is None:
+        raise KeyboardInterrupt
+    write_summary(out, jobs, failed)
+    for name, reason in failed.items():
+        print(f"failed: {name}: {reason}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def numbers(text, option):
@@ -265,7 +269,8 @@ def slots_of(args):
 
     Example
     -------
-    >>> slots_of(argparse.Namespace(gpus="0,1", parallel=1))
+    >>> from types import SimpleNamespace
+    >>> slots_of(SimpleNamespace(gpus="0,1", parallel=1))
     [{'CUDA_VISIBLE_DEVICES': '0'}, {'CUDA_VISIBLE_DEVICES': '1'}]
     """
     if args.gpus is not None:
@@ -282,6 +287,13 @@ def slots_of(args):
     return [dict(share) for _ in range(args.parallel)]
 
 
+def command_of(job, command):
+    """Complete the recipe's command for one run."""
+    full = [*command, "--output_folder", str(job.folder)]
+    full += ["--seed", str(job.seed)]
+    return full + ([] if job.fold is None else ["--fold", str(job.fold)])
+
+
 def run_unfinished(jobs, slots, command):
     """Run what is not finished; return as ``run_tasks`` does."""
     tasks, job_of = [], {}
@@ -291,9 +303,7 @@ def run_unfinished(jobs, slots, command):
             continue
         write_record(job)
         job_of[job.name] = job
-        full = [*command, "--output_folder", str(job.folder)]
-        full += ["--seed", str(job.seed)]
-        full += [] if job.fold is None else ["--fold", str(job.fold)]
+        full = command_of(job, command)
         tasks.append(Task(job.name, full, job.folder / LOG))
 
     def check(task):
@@ -309,6 +319,8 @@ def run_unfinished(jobs, slots, command):
 
 def write_summary(out, jobs, failed):
     """Write and print the summary of the runs that finished."""
+    from merit_modules.report.summary import summarise_runs, summary_table
+
     done = [job for job in jobs if job.name not in failed]
     if not done:
         return
@@ -322,7 +334,3 @@ def write_summary(out, jobs, failed):
     write_atomically(out / "summary.json", text + "\n")
     write_atomically(out / "summary.md", summary_table(summary) + "\n")
     print(f"\n{summary_table(summary)}\n\nSummary: {out}/summary.json")
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

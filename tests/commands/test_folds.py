@@ -1,7 +1,6 @@
 """Folds and seeds in one command: what runs, what is skipped, what is said."""
 
 import argparse
-import doctest
 import json
 import os
 import re
@@ -13,6 +12,7 @@ import time
 import pytest
 
 from merit_modules.commands import folds
+from merit_modules.commands.__main__ import main as merit
 from merit_modules.errors import InputError
 from merit_modules.evaluation.metrics.attributes import attribute_scores
 from merit_modules.evaluation.metrics.classification import (
@@ -89,7 +89,8 @@ def stub(tmp_path):
 
 
 def argv_of(stub, *words, rest=()):
-    argv = [stub / "train.py", "hparams/x.yaml", "--out", stub / "out"]
+    argv = ["folds", stub / "train.py", "hparams/x.yaml"]
+    argv += ["--out", stub / "out"]
     return [str(word) for word in (*argv, *words, "--", *rest)]
 
 
@@ -109,26 +110,26 @@ def read_summary(stub):
 
 def test_all_folds_and_seeds_run_once(stub, capsys):
     argv = argv_of(stub, "--folds", "1-2", "--seeds", "1,3")
-    assert folds.main(argv) == 0
+    assert merit(argv) == 0
     names = {f"fold_{f}/seed_{s}": 1 for f in (1, 2) for s in (1, 3)}
     assert n_starts(stub) == names
     first = capsys.readouterr().out
     assert "fold 2, seed 3: finished after" in first
     assert first.index("fold 2, seed 1:") < first.index("fold 1, seed 3:")
     summary = read_summary(stub)
-    assert folds.main(argv) == 0
+    assert merit(argv) == 0
     assert n_starts(stub) == names
     assert capsys.readouterr().out.count("finished before") == 4
     assert read_summary(stub) == summary
     longer = argv_of(stub, "--folds", "1-3", "--seeds", "1,3")
-    assert folds.main(longer) == 0
+    assert merit(longer) == 0
     names |= {"fold_3/seed_1": 1, "fold_3/seed_3": 1}
     assert n_starts(stub) == names
     assert len(read_summary(stub)["runs"]) == 6
 
 
 def test_the_summary_by_hand(stub, capsys):
-    folds.main(argv_of(stub, "--folds", "1-2", "--seeds", "1,3"))
+    merit(argv_of(stub, "--folds", "1-2", "--seeds", "1,3"))
     summary = read_summary(stub)
     assert [c["name"] for c in summary["conditions"]] == ["unseen_0dB", "clean"]
     clean = summary["conditions"][1]
@@ -163,7 +164,7 @@ def test_the_summary_by_hand(stub, capsys):
 def test_a_failed_run_is_named_and_the_others_go_on(stub, capsys):
     command = ("--folds", "1-3", "--seeds", "1")
     argv = argv_of(stub, *command, rest=["--fail_fold", "2"])
-    assert folds.main(argv) == 1
+    assert merit(argv) == 1
     err = capsys.readouterr().err
     assert "failed: fold 2, seed 1: exit code 2: error: that fold is" in err
     log = stub / "out" / "fold_2" / "seed_1" / "run.log"
@@ -173,18 +174,18 @@ def test_a_failed_run_is_named_and_the_others_go_on(stub, capsys):
     assert "Not finished: fold 2, seed 1: exit" in summary_table(summary)
     assert summary["conditions"][0]["n_runs"] == 2
     # The same command tries that one alone again.
-    assert folds.main(argv) == 1
+    assert merit(argv) == 1
     starts = {f"fold_{f}/seed_1": 1 for f in (1, 2, 3)}
     assert n_starts(stub) == starts | {"fold_2/seed_1": 2}
     (stub / "train.py").write_text(STUB.replace("--fail_fold", "--no"))
-    assert folds.main(argv) == 0
+    assert merit(argv) == 0
     assert n_starts(stub)["fold_2/seed_1"] == 3
     assert read_summary(stub)["missing"] == []
 
 
 def test_all_runs_can_fail(stub, capsys):
     argv = argv_of(stub, "--folds", "2", rest=["--lazy_fold", "2"])
-    assert folds.main(argv) == 1
+    assert merit(argv) == 1
     err = capsys.readouterr().err
     assert "fold 2, seed 7: it ended without results.json" in err
     assert not (stub / "out" / "summary.json").exists()
@@ -192,47 +193,47 @@ def test_all_runs_can_fail(stub, capsys):
 
 def test_half_a_results_file_is_not_finished(stub):
     argv = argv_of(stub, "--folds", "1")
-    folds.main(argv)
+    merit(argv)
     results = stub / "out" / "fold_1" / "seed_7" / "results.json"
     whole = results.read_text()
     results.write_text(whole.replace('"clean"', '"dirty"'))
-    assert folds.main(argv) == 0
+    assert merit(argv) == 0
     assert n_starts(stub) == {"fold_1/seed_7": 2}
     assert results.read_text() == whole
     record = results.with_name("run.json")
     for text in ("{", "[]", '{"settings": null}'):
         record.write_text(text)
-        assert folds.main(argv) == 0
+        assert merit(argv) == 0
     assert n_starts(stub) == {"fold_1/seed_7": 5}
 
 
 def test_other_settings_are_never_mixed(stub, capsys):
     argv = argv_of(stub, "--folds", "1", rest=["--lr", "1", "--device", "cpu"])
-    assert folds.main(argv) == 0
+    assert merit(argv) == 0
     yaml = stub / "hparams" / "x.yaml"
     before = yaml.read_text()
     yaml.write_text(before + "# a remark\n\n")
     other = argv_of(stub, "--folds", "1", rest=["--num_workers", "3", "--lr=1"])
-    assert folds.main(other) == 0
+    assert merit(other) == 0
     assert n_starts(stub) == {"fold_1/seed_7": 1}
     argv = argv_of(stub, "--folds", "1-2", rest=["--lr", "2"])
-    assert folds.main(argv) == 2
+    assert merit(argv) == 2
     assert "holds a run with other settings (changed: --lr)" in (
         capsys.readouterr().err
     )
     yaml.write_text(before.replace("lr: 1.0", "lr: 3.0"))
-    assert folds.main(other) == 2
+    assert merit(other) == 2
     assert "(changed: the YAML file)" in capsys.readouterr().err
     assert n_starts(stub) == {"fold_1/seed_7": 1}
 
 
 def test_without_folds_and_seeds_the_yaml_decides(stub, monkeypatch):
     monkeypatch.chdir(stub)
-    argv = ["train.py", "x.yaml", "--", "--corpus_name", "D"]
+    argv = ["folds", "train.py", "x.yaml", "--", "--corpus_name", "D"]
     (stub / "x.yaml").write_text("seed: 4\n")
-    assert folds.main(argv) == 0
+    assert merit(argv) == 0
     assert (stub / "results/D/folds/x/seed_4/results.json").is_file()
-    assert folds.main([*argv[:2], "--folds", "1"]) == 2
+    assert merit([*argv[:3], "--folds", "1"]) == 2
 
 
 def test_every_gpu_has_one_run_at_a_time(stub):
@@ -240,7 +241,7 @@ def test_every_gpu_has_one_run_at_a_time(stub):
         *(stub, "--folds", "1-4", "--gpus", "3,5"), rest=["--wait_s", "0.3"]
     )
     start_s = time.monotonic()
-    assert folds.main(argv) == 0
+    assert merit(argv) == 0
     assert time.monotonic() - start_s < 4 * 0.3 + 1.5
     used = [
         path.read_text().split() for path in (stub / "out").rglob("starts.txt")
@@ -256,7 +257,7 @@ def test_runs_side_by_side(stub):
     argv = argv_of(
         *(stub, "--folds", "1-3", "--parallel", 3), rest=["--wait_s", "1"]
     )
-    assert folds.main(argv) == 0
+    assert merit(argv) == 0
     times = [
         float(path.read_text().split()[1])
         for path in (stub / "out").rglob("starts.txt")
@@ -293,7 +294,7 @@ def started(stub):
             rest=["--wait_s", "60", *rest],
         )
         process = subprocess.Popen(
-            [sys.executable, "-m", "merit_modules.commands.folds", *argv],
+            [sys.executable, "-m", "merit_modules", *argv],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -337,7 +338,7 @@ def test_an_interrupt_ends_the_children(stub, started, number):
     # What was interrupted is not finished; the same folders go on.
     (stub / "train.py").write_text(STUB.replace("--wait_s", "--no"))
     argv = argv_of(stub, "--folds", "1-3", rest=["--wait_s", "60"])
-    assert folds.main(argv) == 0
+    assert merit(argv) == 0
     starts = {f"fold_{f}/seed_7": 2 for f in (1, 2)}
     assert n_starts(stub) == starts | {"fold_3/seed_7": 1}
 
@@ -358,12 +359,12 @@ def test_a_second_interrupt_kills(started):
 def test_a_folder_is_never_used_by_two_runs(stub, started, capsys):
     process, pids = started()
     argv = argv_of(stub, "--folds", "1", rest=["--wait_s", "60"])
-    assert folds.main(argv) == 1
+    assert merit(argv) == 1
     assert "run.log is in use by another run" in capsys.readouterr().err
     # Not even by one whose parent was killed.
     process.kill()
     process.communicate()
-    assert folds.main(argv) == 1
+    assert merit(argv) == 1
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
 
@@ -383,22 +384,35 @@ WRONG = [
 
 @pytest.mark.parametrize("words, rest, message", WRONG)
 def test_wrong_commands(stub, capsys, words, rest, message):
-    assert folds.main(argv_of(stub, *words, rest=rest)) == 2
+    assert merit(argv_of(stub, *words, rest=rest)) == 2
     assert re.search(message, capsys.readouterr().err)
     assert not (stub / "out").exists()
 
 
 def test_missing_files(stub, capsys):
     argv = argv_of(stub)
-    assert folds.main([str(stub / "no.py"), *argv[1:]]) == 2
+    assert merit([argv[0], str(stub / "no.py"), *argv[2:]]) == 2
     assert "no.py: there is no such script" in capsys.readouterr().err
-    assert folds.main([argv[0], "no.yaml", *argv[2:]]) == 2
+    assert merit([*argv[:2], "no.yaml", *argv[3:]]) == 2
     assert "no.yaml: there is no such file" in capsys.readouterr().err
 
 
-def test_the_examples_in_the_docstrings():
-    found = doctest.testmod(folds)
-    assert found.attempted and not found.failed
+def test_commands_can_be_printed_for_others_to_run(stub, capsys):
+    argv = argv_of(stub, "--folds", "1-2", "--seeds", "1,3", "--print")
+    assert merit(argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and not n_starts(stub)
+    for line in lines:
+        subprocess.run(line, shell=True, check=True)
+    started = n_starts(stub)
+    assert len(started) == 4
+    argv.remove("--print")
+    assert merit(argv) == 0
+    assert len(read_summary(stub)["runs"]) == 4
+    # All are whole now: nothing is left to print.
+    capsys.readouterr()
+    assert merit([*argv[:5], "--print", *argv[5:]]) == 0
+    assert capsys.readouterr().out == ""
 
 
 # ---- the summary ----------------------------------------------------------
@@ -452,7 +466,7 @@ def test_scores_that_cannot_be_pooled(tmp_path):
 
 
 def test_runs_that_cannot_be_summarised(stub):
-    folds.main(argv_of(stub, "--folds", "1-2"))
+    merit(argv_of(stub, "--folds", "1-2"))
     runs = [
         read_run(stub / "out" / f"fold_{fold}" / "seed_7")._replace(
             fold=fold, seed=7
@@ -472,7 +486,7 @@ def test_runs_that_cannot_be_summarised(stub):
 
 
 def test_a_condition_that_some_runs_lack(stub):
-    folds.main(argv_of(stub, "--folds", "1-2"))
+    merit(argv_of(stub, "--folds", "1-2"))
     runs = [
         read_run(stub / "out" / f"fold_{fold}" / "seed_7")._replace(
             fold=fold, seed=7
@@ -495,8 +509,7 @@ def test_two_seeds_of_a_real_system(tiny_experiment, tmp_path):
     command = [
         *(
             sys.executable,
-            "-m",
-            "merit_modules.commands.folds",
+            *("-m", "merit_modules", "folds"),
             ROOT / "train.py",
         ),
         *(tiny_experiment, "--seeds", "1,2", "--parallel", "2"),

@@ -14,7 +14,8 @@ import torch
 from merit_modules.data.labels import emotion_labels
 from merit_modules.data.manifest import read_manifest
 from merit_modules.data.mixing import NoiseMixer
-from merit_modules.data.offline.mix import KEYS, load_data_settings, main
+from merit_modules.commands.__main__ import main as merit
+from merit_modules.data.offline.mix import KEYS, load_data_settings
 from merit_modules.data.offline.read import PairedFolders
 from merit_modules.data.offline.write import write_mixtures
 from merit_modules.data.pipelines import make_dataset, scan
@@ -372,7 +373,7 @@ def test_the_command(tiny_experiment, tmp_path, capsys):
     options = ["--output_folder", str(tmp_path / "run"), "--seed", "5"]
     options += ["--train_snr_db", "3", "--test_snrs_db", "[-5, 2.5]"]
     for split in ("train", "valid", "test"):
-        assert main([*common, "--split", split, *options]) == 0
+        assert merit(["mix", *common, "--split", split, *options]) == 0
         assert f"written: {out}/{split}" in capsys.readouterr().out
     assert {p.parent.relative_to(out).as_posix() for p in out.rglob("m*.json")
             if p.name == "manifest.json"} == {
@@ -404,7 +405,7 @@ def test_the_command(tiny_experiment, tmp_path, capsys):
         assert torch.equal(ours["clean_wav"], theirs["clean_wav"])
         assert ours["recipe"] == theirs["recipe"]
     capsys.readouterr()
-    assert main([*common, "--split", "train", "--seed", "6", *options[:2]]) == 2
+    assert merit(["mix", *common, "--split", "train", "--seed", "6", *options[:2]]) == 2
     assert "holds mixtures made with" in capsys.readouterr().err
 
 
@@ -421,7 +422,7 @@ def test_wrong_commands_are_explained(
 ):
     command = [str(tiny_experiment), "--out", str(tmp_path / "out"), *options]
     command += ["--output_folder", str(tmp_path / "run")]
-    assert main(command) == 2
+    assert merit(["mix", *command]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

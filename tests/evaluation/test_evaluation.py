@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 
-from merit_modules.commands.evaluate import evaluate_run, main
+from merit_modules.commands.__main__ import main as merit
+from merit_modules.commands.evaluate import evaluate_run
 from merit_modules.errors import InputError
 from merit_modules.evaluation import evaluation
 from merit_modules.training import recipe
@@ -234,12 +235,12 @@ def test_a_cascade_needs_no_training_to_be_evaluated(miniemo, tmp_path):
 
 
 def test_what_is_no_run(run, capsys, caplog):
-    assert main(["--help"]) == 0
+    assert merit(["evaluate", "--help"]) == 0
     assert "RUN" in capsys.readouterr().out
-    assert main([]) == 2
-    assert "expected the folder of a run" in caplog.text
-    assert main([str(run.parent / "nowhere")]) == 2
+    assert merit(["evaluate"]) == 2
+    assert "arguments are required: RUN" in capsys.readouterr().err
+    assert merit(["evaluate", str(run.parent / "nowhere")]) == 2
     shutil.rmtree(run / "save")
     (run / "save").mkdir()
-    assert main([str(run)]) == 2
+    assert merit(["evaluate", str(run)]) == 2
     assert "no checkpoint to evaluate" in caplog.text

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from merit_modules.commands.__main__ import main as merit
 from merit_modules.errors import InputError
 from merit_modules.pretrained import load_folder, load_parts
 from merit_modules.released import convert, load_release, read_release
-from merit_modules.released.__main__ import main
 from merit_modules.released.converter import build_system
 from merit_modules.released.parts import (
     MIXTURE_NAMES,
@@ -359,26 +359,31 @@ def test_only_the_ssl_model(tmp_path):
 
 def test_command(small, tmp_path, capsys):
     out = str(tmp_path / "out")
-    assert main([str(small), out, "--padding_rule", "released"]) == 0
+    assert (
+        merit(["convert", str(small), out, "--padding_rule", "released"]) == 0
+    )
     said = capsys.readouterr().out
     assert "final_mmoe.pt: 26 tensors" in said
     assert "WavLM: 2 layers of width 12" in said
     assert "Note: the STFT's hop" in said
     assert load_folder(out)["padding_rule"] == "released"
-    assert main([str(small), out, "--labels", "calm", "tense"]) == 0
+    assert merit(["convert", str(small), out, "--labels", "calm", "tense"]) == 0
     assert load_folder(out)["labels"] == ["calm", "tense"]
 
 
 def test_command_spares_other_folders(small, tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("years of work")
-    assert main([str(small), str(tmp_path)]) == 2
+    assert merit(["convert", str(small), str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "release, thesis.txt" in error
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
 def test_command_names_what_is_wrong(small, tmp_path, capsys):
-    assert main([str(small), str(tmp_path / "out"), "--labels", "one"]) == 2
+    assert (
+        merit(["convert", str(small), str(tmp_path / "out"), "--labels", "one"])
+        == 2
+    )
     assert "labels: expected 2" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

@@ -6,9 +6,10 @@ import re
 
 import pytest
 
+from merit_modules.commands.__main__ import main as merit
 from merit_modules.errors import InputError
 from merit_modules.evaluation.metrics.attributes import attribute_scores
-from merit_modules.report.__main__ import main, write_report
+from merit_modules.report import write_report
 from merit_modules.report.compare import Settings
 from merit_modules.report.study import Study
 from merit_modules.report.writers import escape_latex
@@ -37,7 +38,7 @@ def runs(tmp_path_factory):
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Leave out the figures: drawing takes longer than all the rest."""
-    where = "merit_modules.report.__main__.draw_all"
+    where = "merit_modules.report.report.draw_all"
     monkeypatch.setattr(where, lambda *args: [])
 
 
@@ -165,13 +166,15 @@ def test_few_speakers_and_other_versions_are_cautioned(tmp_path):
 def test_the_command(runs, tmp_path, capsys):
     out = tmp_path / "out"
     argv = [str(runs), "--baseline", "base_line", "--out", str(out)]
-    assert main([*argv, "--resamples", "200"]) == 0
+    assert merit(["report", *argv, "--resamples", "200"]) == 0
     printed = capsys.readouterr().out
     assert "f1_macro: good: seen_-5dB 0." in printed
     assert (out / "tables.tex").is_file()
-    assert main([str(runs), "--baseline", "x", "--out", str(out)]) == 2
+    assert (
+        merit(["report", str(runs), "--baseline", "x", "--out", str(out)]) == 2
+    )
     assert "baseline: expected one of base_line" in capsys.readouterr().err
-    assert main([str(tmp_path / "no"), "--out", str(out)]) == 2
+    assert merit(["report", str(tmp_path / "no"), "--out", str(out)]) == 2
     assert "no finished run in it" in capsys.readouterr().err
 
 
@@ -301,7 +304,10 @@ def test_attributes_are_compared_by_concordance(tmp_path, test, capsys):
     run = write_run(tmp_path / "c", "good", skill=0.9, **options)
     command = [str(tmp_path), "--baseline", "base_line", "--test", test]
     out = tmp_path / "out"
-    assert main([*command, "--out", str(out), "--resamples", "300"]) == 0
+    assert (
+        merit(["report", *command, "--out", str(out), "--resamples", "300"])
+        == 0
+    )
     assert "ccc_arousal: good" in capsys.readouterr().out
     content = json.loads((out / "report.json").read_text())
     assert set(content["scores"]) == {"ccc_arousal", "si_sdr_db"}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from merit_modules.report.__main__ import write_report
+from merit_modules.report import write_report
 from merit_modules.report.compare import Settings
 from tests.helpers.browser import browser, visit
 from tests.helpers.runs_on_disk import write_routing, write_run

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from merit_modules.data.offline import mix as offline
+from merit_modules.commands.__main__ import main as merit
 from merit_modules.errors import InputError
 from merit_modules.hparams import load_hparams
 from merit_modules.moe.layer_mix import WeightedLayerSum
@@ -202,7 +202,7 @@ def test_training_reads_mixtures_from_disk(miniemo, tmp_path):
     options += ["--split", "train", "--out", tmp_path / "mixtures"]
     path = ROOT / "hparams" / "sparse_merit.yaml"
     command = [path, *options, "--n_sentences", 1]
-    assert offline.main([str(part) for part in command]) == 0
+    assert merit(["mix", *map(str, command)]) == 0
     brain = run_short(
         "sparse_merit",
         miniemo,

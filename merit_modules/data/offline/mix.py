@@ -1,30 +1,15 @@
-"""Write the noisy audio of an experiment's split to disk, once.
+"""Which mixtures of an experiment are written to disk: see ``merit mix``."""
 
-> python -m merit_modules.data.offline.mix HPARAMS.yaml --split train --out DIR
-
-writes what training would hear in epoch 0 to ``DIR/train``. ``--split valid``
-and ``--split test`` (or another of ``test_sets``) do likewise, the test under
-each condition: ``DIR/test/unseen_-5dB`` and so on. ``--format pcm16`` halves
-the size. Other options replace keys of the YAML file, as they do in training:
-folders, ``--seed``, ``--train_snr_db``, ``--num_workers``. A recipe's own
-preparation is found if the command is called in the recipe's folder. The same
-command goes on where it was stopped.
-"""
-
-import argparse
 import io
-import sys
 from pathlib import Path
 
 import ruamel.yaml
-import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 
 from merit_modules.data.manifest import read_manifest
 from merit_modules.data.mixing import NoiseMixer
-from merit_modules.data.offline.write import FORMATS, write_mixtures
 from merit_modules.errors import InputError
-from merit_modules.hparams import compose, keys_of, parse_overrides
+from merit_modules.hparams import compose, keys_of
 
 KEYS = (
     "prepare",
@@ -160,73 +145,3 @@ def mixtures_of(settings, split, epoch=0):
 def _manifest(settings, name, root):
     path = Path(settings["manifest_folder"]) / f"{name}.json"
     return read_manifest(path, settings[root])
-
-
-def main(argv=None):
-    """Run the command.
-
-    Arguments
-    ---------
-    argv : list of str, optional
-        Its arguments; ``sys.argv[1:]`` by default.
-
-    Returns
-    -------
-    int
-        Exit code: 0 if all is written, 2 after an error that the user can
-        mend, told without a traceback, 130 if interrupted.
-
-    Example
-    -------
-    >>> main(["nowhere.yaml", "--split", "train", "--out", "mixtures"])
-    2
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m merit_modules.data.offline.mix",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("hparams", help="YAML file of an experiment")
-    parser.add_argument("--split", required=True, help="train, valid, test")
-    parser.add_argument("--out", required=True, help="folder to write to")
-    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0])
-    parser.add_argument("--epoch", type=int, default=0, help="train only")
-    options, rest = parser.parse_known_args(argv)
-    try:
-        _write(options, rest)
-    except (InputError, OSError) as error:
-        # One that comes from a loader's worker brings its traceback along.
-        message = str(error).strip().rsplit("\nOSError: ", 1)[-1]
-        print(f"error: {message}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        return 130
-    return 0
-
-
-def _write(options, rest):
-    path = options.hparams
-    if not Path(path).is_file():
-        raise InputError(f"{path}: there is no such YAML file")
-    overrides = parse_overrides(sb.parse_arguments([path, *rest])[2])
-    settings = load_data_settings(path, overrides)
-    settings["prepare"]()
-    mixers = mixtures_of(settings, options.split, options.epoch)
-    speech = _manifest(settings, options.split, "speech_root")
-    for folder, mixer in mixers.items():
-        write_mixtures(
-            Path(options.out) / folder,
-            speech,
-            mixer,
-            settings["max_duration_s"],
-            options.format,
-            settings["num_workers"],
-            settings["skip_broken_audio"],
-        )
-        print(f"written: {Path(options.out) / folder}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,20 +1,11 @@
-"""Write the report of a comparison.
+"""The report of a comparison: a page, tables, figures, numbers."""
 
-> python -m merit_modules.report RUN [RUN ...] --baseline naive_mtl --out DIR
-
-RUN is the output folder of a run, or a folder that holds such folders. Runs
-are grouped by system, seed and fold.
-"""
-
-import argparse
-import sys
 from pathlib import Path
 
-from merit_modules.errors import InputError
 from merit_modules.files import write_atomically
 from merit_modules.report import writers
 from merit_modules.report.about import about, costs, failures
-from merit_modules.report.compare import TESTS, Comparer, Settings
+from merit_modules.report.compare import Comparer
 from merit_modules.report.emotions import score_emotions, summarise_emotions
 from merit_modules.report.gallery import draw_all, take_examples
 from merit_modules.report.page import render_page
@@ -25,8 +16,6 @@ from merit_modules.report.routing import (
     summarise_routing,
 )
 from merit_modules.report.study import Study
-
-SHOWN = ("f1_macro", "ccc_", "si_sdr_db")  # on the screen
 
 
 def write_report(folders, out, settings, title="Comparison of systems"):
@@ -108,47 +97,3 @@ def write_report(folders, out, settings, title="Comparison of systems"):
     for name, text in files.items():
         write_atomically(out / name, text)
     return content
-
-
-def main(argv=None):
-    """Run the command; see the text of this file."""
-    parser = argparse.ArgumentParser(
-        prog="python -m merit_modules.report",
-        description=__doc__.partition("\n\n")[0],
-    )
-    parser.add_argument("runs", nargs="+", metavar="RUN")
-    parser.add_argument("--out", required=True, help="folder to write")
-    parser.add_argument("--baseline", help="system to compare with")
-    parser.add_argument("--test", default="bootstrap", choices=TESTS)
-    parser.add_argument("--alpha", type=float, default=0.05)
-    parser.add_argument("--resamples", type=int, default=10000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--title", default="Comparison of systems")
-    args = parser.parse_args(argv)
-    settings = Settings(
-        args.baseline, args.test, args.alpha, args.resamples, args.seed
-    )
-    try:
-        content = write_report(args.runs, args.out, settings, args.title)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print("\n".join(content["about"]))
-    for name, table in content["scores"].items():
-        if not name.startswith(SHOWN):
-            continue
-        for system, cells in table.items():
-            shown = "  ".join(
-                f"{column} {cell['score']:.3f}{cell.get('mark', '')}"
-                for column, cell in cells.items()
-            )
-            print(f"{name}: {system}: {shown}")
-    print(
-        f"Written: {args.out}/report.html, report.md, tables.tex, tables.csv, "
-        "report.json, figures/"
-    )
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,61 +1,33 @@
-"""Convert the authors' files: ``python -m merit_modules.released IN OUT``."""
+"""``merit convert``: the authors' released files as a folder to load."""
 
-import argparse
 import sys
 
-from merit_modules.errors import InputError
-from merit_modules.lengths import RULES
-from merit_modules.released.converter import convert
+#: Named here, too, so that the help is there without loading any library.
+RULES = ("exact", "released")
 
 
-def main(argv=None):
-    """Convert a release and say what was found.
+def add_parser(subparsers):
+    """Add the subcommand.
 
     Arguments
     ---------
-    argv : list of str, optional
-        Command line; ``sys.argv[1:]`` by default.
-
-    Returns
-    -------
-    int
-        Exit code: 0, or 2 after an error that the user can mend.
-
-    Example
-    -------
-    >>> folder = str(getfixture("tmp_path"))
-    >>> main([folder, folder + "/converted"])
-    2
+    subparsers : argparse._SubParsersAction
+        Where to.
     """
-    args = _parser().parse_args(argv)
-    try:
-        release = convert(
-            args.release_dir,
-            args.out_dir,
-            top_k=args.top_k,
-            padding_rule=args.padding_rule,
-            labels=args.labels,
-        )
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(describe(release))
-    print(f"Written: {args.out_dir}")
-    return 0
-
-
-def _parser():
-    parser = argparse.ArgumentParser(
-        prog="python -m merit_modules.released",
+    parser = subparsers.add_parser(
+        "convert",
+        help="make a model folder of the authors' released files",
         description="Convert the authors' released files to a folder that "
-        "merit_modules and SpeechBrain load.",
+        "merit, SparseMERIT and SpeechBrain load, and that a training can "
+        "start from (--init_from). No code in them is run.",
     )
     parser.add_argument(
         "release_dir",
+        metavar="RELEASE_DIR",
         help="folder with final_*.pt, with WavLM-Large.pt and the other "
         "pre-trained parts, or with both; or owner/name on the hub",
     )
-    parser.add_argument("out_dir", help="folder to write")
+    parser.add_argument("out_dir", metavar="OUT_DIR", help="folder to write")
     parser.add_argument(
         "--padding_rule",
         choices=RULES,
@@ -71,7 +43,22 @@ def _parser():
     parser.add_argument(
         "--labels", nargs="+", help="emotions in the order of the logits"
     )
-    return parser
+    parser.set_defaults(run=_run)
+
+
+def _run(args):
+    from merit_modules.released import convert
+
+    release = convert(
+        args.release_dir,
+        args.out_dir,
+        top_k=args.top_k,
+        padding_rule=args.padding_rule,
+        labels=args.labels,
+    )
+    print(describe(release))
+    print(f"Written: {args.out_dir}")
+    return 0
 
 
 def describe(release):
@@ -124,4 +111,6 @@ def describe(release):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from merit_modules.commands.__main__ import main
+
+    sys.exit(main(["convert", *sys.argv[1:]]))
