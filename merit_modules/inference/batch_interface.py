@@ -1,0 +1,306 @@
+"""SpeechBrain's ``Pretrained`` for both tasks, on batches of waveforms."""
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from ruamel.yaml.error import YAMLError
+from speechbrain.inference.interfaces import Pretrained
+from speechbrain.utils.fetching import LocalStrategy
+
+from merit_modules.cpu.int8 import check_device, is_quantized, quantize_
+from merit_modules.errors import InputError
+from merit_modules.inference.emotion import (
+    ClassReader,
+    make_reader,
+)
+from merit_modules.inference.engine import Engine
+from merit_modules.inference.prepack import prepack_
+from merit_modules.inference.windows import (
+    MIN_SAMPLES,
+    RECORDED,
+)
+from merit_modules.lengths import absolute_lengths, valid_mask
+from merit_modules.pretrained import HPARAMS_FILE
+
+
+class BatchAnalysis(NamedTuple):
+    """What a model says of a batch; None for a task that it lacks.
+
+    Arguments
+    ---------
+    enhanced : torch.Tensor or None
+        Enhanced waveforms (B, N); zero in padding.
+    out_prob : torch.Tensor or None
+        Probabilities (B, C), or attributes (B, A).
+    score : torch.Tensor or None
+        Probability of the best class (B,); None for attributes.
+    index : torch.Tensor or None
+        The best class (B,); None for attributes.
+    text_lab : list of str or None
+        Its label; None for attributes.
+    routing : dict
+        Task name to the best expert of each frame (B, T); -1 in padding.
+    n_frames : torch.Tensor
+        Valid frames (B,).
+    """
+
+    enhanced: torch.Tensor | None
+    out_prob: torch.Tensor | None
+    score: torch.Tensor | None
+    index: torch.Tensor | None
+    text_lab: list | None
+    routing: dict
+    n_frames: torch.Tensor
+
+
+class BatchInterface(Pretrained):
+    """Enhances and classifies batches, as SpeechBrain's interfaces do.
+
+    Arguments
+    ---------
+    *args : tuple
+        Arguments of SpeechBrain's ``Pretrained``.
+    **kwargs : dict
+        Likewise.
+    """
+
+    HPARAMS_NEEDED = ["labels", "sample_rate_hz"]
+    MODULES_NEEDED = ["system"]
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.eval()
+        settings = vars(self.hparams)
+        self.labels = list(self.hparams.labels)
+        self.sample_rate_hz = self.hparams.sample_rate_hz
+        #: The training set's name; None if nobody wrote it down.
+        self.corpus_name = settings.get("corpus_name")
+        self.chunking = RECORDED
+        self.reader = make_reader(
+            settings.get("ser_target", "emotion"),
+            self.labels,
+            settings.get("attribute_scale"),
+        )
+        self.engine = Engine(self.mods.system, self.device, self.inference_ctx)
+
+    @classmethod
+    def from_hparams(
+        cls,
+        source,
+        hparams_file=HPARAMS_FILE,
+        savedir=None,
+        local_strategy=None,
+        int8=False,
+        prepack=True,
+        **kwargs,
+    ):
+        """Load a model from a folder or from the hub.
+
+        Nothing is asked of the network if the files are here, and no link is
+        made: a hub's files stay in its cache, unless ``savedir`` is given,
+        into which they are copied.
+
+        Arguments
+        ---------
+        source : str or Path
+            Folder, or ``owner/name`` on the hub. Its YAML names the classes
+            to build, so load from people whom you trust.
+        hparams_file : str
+            Name of the YAML file.
+        savedir : str or Path, optional
+            Folder for a copy of the files.
+        local_strategy : speechbrain.utils.fetching.LocalStrategy, optional
+            How the copy is made, if not by copying.
+        int8 : bool
+            Quantise the linear layers after loading, for CPUs; see
+            :mod:`merit_modules.cpu.int8`. A folder that was exported with
+            ``--int8`` is quantised anyway.
+        prepack : bool
+            Arrange the weights after loading as a CPU reads them fastest; see
+            ``inference.prepack``. The model can then neither be
+            trained nor moved nor saved. Has no effect on a GPU, in another
+            precision than fp32, or with ``freeze_params=False``.
+        **kwargs : dict
+            As SpeechBrain takes them: ``run_opts={"device": "cuda"}``,
+            ``overrides``...
+
+        Returns
+        -------
+        SparseMERIT
+            The model, in evaluation mode.
+
+        Raises
+        ------
+        InputError
+            If a file is missing or broken, or the weights do not fit; or if
+            a quantised model is to run on another device than a CPU.
+        """
+        source = str(source)
+        local = Path(source)
+        if local.exists() and not (local / hparams_file).is_file():
+            raise InputError(
+                f"{local / hparams_file}: no such file; expected the folder of "
+                "a model (merit export makes one of a finished run)"
+            )
+        if local_strategy is None:
+            local_strategy = (
+                LocalStrategy.NO_LINK if savedir is None else LocalStrategy.COPY
+            )
+        # The weights to be replaced must not cost the caller random numbers.
+        with torch.random.fork_rng(devices=[]), _explained(source):
+            model = super().from_hparams(
+                source,
+                hparams_file,
+                savedir=savedir,
+                local_strategy=local_strategy,
+                **kwargs,
+            )
+        if int8 or is_quantized(model.mods.system):
+            check_device(model.device)
+            quantize_(model.mods.system)
+        is_frozen = kwargs.get("freeze_params", True)
+        if prepack and is_frozen and model.precision == "fp32":
+            prepack_(model.mods.system)
+        return model
+
+    def enhance_batch(self, wavs, wav_lens=None):
+        """Enhance a batch.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Waveforms (B, N) at the model's sample rate.
+        wav_lens : torch.Tensor, optional
+            Relative lengths (B,); all 1 by default.
+
+        Returns
+        -------
+        torch.Tensor
+            Enhanced waveforms (B, N) in the scale of the input.
+        """
+        return self._analyze_batch(wavs, wav_lens, ["se"]).enhanced
+
+    def classify_batch(self, wavs, wav_lens=None):
+        """Recognise the emotion of each waveform of a batch.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Waveforms (B, N) at the model's sample rate.
+        wav_lens : torch.Tensor, optional
+            Relative lengths (B,); all 1 by default.
+
+        Returns
+        -------
+        out_prob : torch.Tensor
+            Probabilities (B, C).
+        score : torch.Tensor
+            Probability of the best class (B,).
+        index : torch.Tensor
+            The best class (B,).
+        text_lab : list of str
+            Its label.
+
+        Raises
+        ------
+        InputError
+            If the model estimates attributes: they have no class.
+        """
+        self._check_classes()
+        return self._analyze_batch(wavs, wav_lens, ["ser"])[1:5]
+
+    def analyze_batch(self, wavs, wav_lens=None):
+        """Enhance and classify a batch in one pass of the SSL encoder.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Waveforms (B, N) at the model's sample rate.
+        wav_lens : torch.Tensor, optional
+            Relative lengths (B,); all 1 by default.
+
+        Returns
+        -------
+        BatchAnalysis
+            All that the model can tell, with routing.
+        """
+        return self._analyze_batch(wavs, wav_lens, self.engine.tasks)
+
+    def forward(self, wavs, wav_lens=None):
+        """See :meth:`analyze_batch`."""
+        return self.analyze_batch(wavs, wav_lens)
+
+    def _analyze_batch(self, wavs, wav_lens, tasks):
+        self.engine.check_tasks(tasks)
+        n_max = wavs.shape[-1]
+        wavs, wav_lens = _check_batch(wavs, wav_lens)
+        output, enhanced = self.engine.forward(wavs, wav_lens, tasks)
+        if enhanced is not None:
+            enhanced = enhanced[:, :n_max]
+        recognised = (None, None, None, None)
+        if "ser" in tasks:
+            recognised = self._recognise(output.logits)
+        mixture = output.mixture
+        return BatchAnalysis(
+            enhanced,
+            *recognised,
+            {task: mixture.expert_map(task) for task in mixture.routing},
+            mixture.valid.sum(dim=1),
+        )
+
+    def _recognise(self, logits):
+        out_prob = self.reader.activate(logits)
+        if not isinstance(self.reader, ClassReader):
+            return out_prob, None, None, None
+        score, index = out_prob.max(dim=-1)
+        return out_prob, score, index, [self.labels[i] for i in index.tolist()]
+
+    def _check_classes(self):
+        if not isinstance(self.reader, ClassReader):
+            raise InputError(
+                "this model estimates attributes, not classes: use analyze(), "
+                "analyze_file() or analyze_batch()"
+            )
+
+
+def _check_batch(wavs, wav_lens):
+    """Check a batch; continue what is shorter than a frame with zeros."""
+    if not torch.is_tensor(wavs):
+        wavs = torch.from_numpy(np.asarray(wavs, dtype=np.float32))
+    if wavs.dim() != 2 or not wavs.numel():
+        raise InputError(
+            f"wavs: expected waveforms (batch, samples), got a tensor of shape "
+            f"{tuple(wavs.shape)}"
+        )
+    if wav_lens is None:
+        wav_lens = torch.ones(len(wavs))
+    n_samples = absolute_lengths(wav_lens.to(wavs.device), wavs.shape[1])
+    samples = valid_mask(n_samples, wavs.shape[1])
+    wavs = torch.where(samples, wavs.float(), 0.0)
+    bad = ~torch.isfinite(wavs).all(dim=1)
+    if bad.any():
+        raise InputError(
+            f"wavs: waveform {int(bad.nonzero()[0])} of the batch holds NaN or "
+            "infinite samples"
+        )
+    missing = max(0, MIN_SAMPLES - wavs.shape[1])
+    wavs = torch.nn.functional.pad(wavs, (0, missing))
+    return wavs, n_samples.clamp_min(MIN_SAMPLES).double() / wavs.shape[1]
+
+
+@contextmanager
+def _explained(source):
+    """Name the source in errors of loading that do not."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, YAMLError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"{source}: expected the folder of a model, or its name on the "
+            f"hub: {reason}"
+        ) from error
