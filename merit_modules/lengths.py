@@ -1,4 +1,4 @@
-"""What of a padded batch is real: the exact rule and the released one.
+"""Which samples and frames of a padded batch are real: lengths, masks, rules.
 
 ``exact``: an utterance's result is the same alone and in any batch.
 ``released``: as in the authors' code, where it depends on the batch. Only to
@@ -213,3 +213,164 @@ def masked_mean(values, mask):
     mask = mask.expand_as(values)
     # where, not a product: NaN in padding must not reach the sum.
     return torch.where(mask, values, 0.0).sum() / mask.sum()
+
+
+class PackedBatch:
+    """How the frames that are computed make up a batch (B, T, D).
+
+    Packed, these are the valid frames alone, (M, D), and ``lengths`` says whose
+    they are. Otherwise they stay as they are, and ``valid`` says which are
+    real: a GPU is made for equal shapes.
+
+    Arguments
+    ---------
+    n_rows : int
+        Padded number of frames T.
+    lengths : list of int or None
+        Frames of each utterance; None where nothing is packed.
+    valid : torch.Tensor or None
+        Mask (B, T) of real frames; None where none is needed.
+    """
+
+    def __init__(self, n_rows, lengths=None, valid=None):
+        self.n_rows = n_rows
+        self.lengths = lengths
+        self.valid = valid
+        self._rows = None
+
+    @classmethod
+    def packed(cls, n_frames, n_rows):
+        """Compute valid frames alone.
+
+        Arguments
+        ---------
+        n_frames : torch.Tensor
+            Valid frames per utterance (B,).
+        n_rows : int
+            Padded number of frames T.
+
+        Returns
+        -------
+        PackedBatch
+            A batch that is packed.
+
+        Example
+        -------
+        >>> batch = PackedBatch.packed(torch.tensor([2, 1]), 3)
+        >>> batch.pack(torch.arange(6.0).view(2, 3, 1)).T
+        tensor([[0., 1., 3.]])
+        >>> batch.pad(torch.ones(3, 1)).squeeze(-1)
+        tensor([[1., 1., 0.],
+                [1., 0., 0.]])
+        """
+        return cls(n_rows, n_frames.tolist())
+
+    @classmethod
+    def masked(cls, n_frames, n_rows):
+        """Compute all frames; no utterance sees its padding.
+
+        Arguments
+        ---------
+        n_frames : torch.Tensor
+            Valid frames per utterance (B,).
+        n_rows : int
+            Padded number of frames T.
+
+        Returns
+        -------
+        PackedBatch
+            A batch that keeps its shape.
+
+        Example
+        -------
+        >>> PackedBatch.masked(torch.tensor([2, 1]), 2).valid
+        tensor([[ True,  True],
+                [ True, False]])
+        """
+        valid = valid_mask(n_frames, n_rows)
+        return cls(n_rows, valid=None if valid.all() else valid)
+
+    @classmethod
+    def without_padding(cls, n_rows):
+        """Take all frames as they are.
+
+        Arguments
+        ---------
+        n_rows : int
+            Number of frames T.
+
+        Returns
+        -------
+        PackedBatch
+            A batch that no data decides on, as tracing wants it.
+
+        Example
+        -------
+        >>> PackedBatch.without_padding(3).pack(torch.ones(2, 3, 1)).shape
+        torch.Size([2, 3, 1])
+        """
+        return cls(n_rows)
+
+    def pack(self, frames):
+        """Take what is computed out of a padded batch.
+
+        Arguments
+        ---------
+        frames : torch.Tensor
+            Frames (B, T, D).
+
+        Returns
+        -------
+        torch.Tensor
+            Frames (M, D), or (B, T, D) as they came.
+        """
+        if self.lengths is None:
+            return frames
+        frames, index = frames.flatten(0, 1), self.index(frames.device)
+        return frames if index is None else frames.index_select(0, index)
+
+    def pad(self, frames):
+        """Put what was computed back in its place; zero elsewhere.
+
+        Arguments
+        ---------
+        frames : torch.Tensor
+            What :meth:`pack` returned, or was made of it.
+
+        Returns
+        -------
+        torch.Tensor
+            Frames (B, T, D).
+        """
+        if self.lengths is None:
+            return frames
+        shape, index = (
+            (len(self.lengths), self.n_rows),
+            self.index(frames.device),
+        )
+        if index is not None:
+            padded = frames.new_zeros(shape[0] * shape[1], frames.shape[-1])
+            frames = padded.index_copy(0, index, frames)
+        return frames.unflatten(0, shape)
+
+    def index(self, device):
+        """Say which of the flattened frames are packed.
+
+        Arguments
+        ---------
+        device : torch.device
+            Where the frames are.
+
+        Returns
+        -------
+        torch.Tensor or None
+            Rows of the flattened (B * T) frames (M,); None if all are.
+        """
+        if min(self.lengths) == self.n_rows:
+            return None
+        if self._rows is None:
+            starts = range(0, len(self.lengths) * self.n_rows, self.n_rows)
+            spans = zip(starts, self.lengths)
+            rows = [torch.arange(start, start + n) for start, n in spans]
+            self._rows = torch.cat(rows).to(device, non_blocking=True)
+        return self._rows

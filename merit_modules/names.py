@@ -96,7 +96,10 @@ def find_old_modules():
 #: Where the modules of version 0.1 are: to a room the old names, each with
 #: ``=`` and the name of its file where that is another one.
 _ROOMS = {
-    "": "cascade=system normalization=system padding=lengths shapes=lengths",
+    "": (
+        "cascade=system normalization=system packing=lengths padding=lengths "
+        "shapes=lengths"
+    ),
     "commands": (
         "__main__ data.offline.__main__=mix demo evaluate processes "
         "released.__main__=convert report.__main__=report"
@@ -153,7 +156,7 @@ _ROOMS = {
         "prepacking=prepack"
     ),
     "losses": "losses.weighting=joint",
-    "moe": "experts layer_mix mixture routers task_features=features task_sums",
+    "moe": "experts layer_mix mixture routers task_features=mixture task_sums",
     "pretrained": "description folder_parts=save saving=save weights",
     "released": (
         "released.sizes=naming "
@@ -167,7 +170,7 @@ _ROOMS = {
         "significance.scores"
     ),
     "ssl": (
-        "filterbank=front_end packing ssl_attention=attention "
+        "filterbank=front_end ssl_attention=attention "
         "ssl_encoder=encoder ssl_front_end=front_end ssl_plain=plain "
         "ssl_transformer=transformer"
     ),

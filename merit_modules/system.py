@@ -13,7 +13,7 @@ from merit_modules.lengths import (
     task_lengths,
     valid_mask,
 )
-from merit_modules.moe.features import MixtureOutput
+from merit_modules.moe.mixture import MixtureOutput
 
 
 class SystemOutput(NamedTuple):
@@ -161,7 +161,7 @@ class JointSystem(nn.Module):
         n_samples = absolute_lengths(wav_lens, n_padded)
         wavs = self.normalize(noisy_wavs, n_samples)
         # One after another: the mixture keeps no layer that it has read.
-        layers = self.ssl_encoder.layers(wavs, wav_lens)
+        layers = self.ssl_encoder.layers(wavs, wav_lens, packed=True)
         lengths = task_lengths(
             self.ssl_encoder.padding_rule,
             n_samples,

@@ -6,7 +6,7 @@ import torch
 
 from merit_modules.errors import InputError
 from merit_modules.pretrained.weights import check_fit
-from merit_modules.training.brain import SCORES, scores_of
+from merit_modules.training.checkpoints import SCORES, scores_of
 
 #: The name under which a checkpoint holds the system.
 SYSTEM = "system"

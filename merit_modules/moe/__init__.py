@@ -7,9 +7,8 @@ __getattr__, __all__ = exports(
     {
         "experts": "ExpertPool FeedForwardExpert LayerMixingExpert "
         "LayerMixingPool",
-        "features": "MixtureOutput",
         "layer_mix": "LayerNormConcat LayerNorms WeightedLayerSum",
-        "mixture": "ExpertMixture",
+        "mixture": "ExpertMixture MixtureOutput",
         "routers": "RoutingDecision TopKRouter",
         "task_sums": "TaskLayerSums",
     },

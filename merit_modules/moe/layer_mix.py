@@ -84,7 +84,7 @@ def layer_rows(layer_reps, frame_index, n_layer_reps, dim):
     Arguments
     ---------
     layer_reps : iterable of torch.Tensor
-        L tensors (B, T, D).
+        L tensors (B, T, D), or (M, D) that hold the chosen frames alone.
     frame_index : torch.Tensor or None
         Rows of the flattened (B * T) frames (M,); None for all.
     n_layer_reps : int
@@ -113,9 +113,11 @@ def layer_rows(layer_reps, frame_index, n_layer_reps, dim):
         width = rep.shape[-1]
         if number > n_layer_reps or width != dim:
             break
-        rows = rep.flatten(0, 1)
-        if frame_index is not None:
-            rows = rows.index_select(0, frame_index)
+        rows = rep
+        if rep.dim() == 3:  # else the frames were packed already
+            rows = rep.flatten(0, 1)
+            if frame_index is not None:
+                rows = rows.index_select(0, frame_index)
         del rep  # what comes next may need its memory
         yield rows
     if (number, width) != (n_layer_reps, dim):

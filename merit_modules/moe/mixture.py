@@ -6,15 +6,49 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from merit_modules.moe.features import (
-    FramePacker,
-    MixtureOutput,
-    count_rows,
-)
+from merit_modules.lengths import PackedBatch, valid_mask
 
 #: Frames that an expert takes at once in inference. Matrix products are no
 #: faster with more, and their copy takes memory.
 MAX_FRAMES = 384
+
+
+class MixtureOutput(NamedTuple):
+    """Features per task and the decisions behind them.
+
+    Arguments
+    ---------
+    features : dict
+        Task name to features (B, T, R); zero in padding.
+    routing : dict
+        Task name to :class:`~merit_modules.moe.RoutingDecision` on the M
+        valid frames, in the order of the flattened (B, T). Empty for a system
+        without routers.
+    valid : torch.Tensor
+        Mask (B, T) of the M valid frames.
+    """
+
+    features: dict
+    routing: dict
+    valid: torch.Tensor
+
+    def expert_map(self, task):
+        """Lay a task's decisions out in time.
+
+        Arguments
+        ---------
+        task : str
+            Task name.
+
+        Returns
+        -------
+        torch.Tensor
+            Best expert per frame (B, T); -1 in padding.
+        """
+        index = self.routing[task].expert_index[:, 0]
+        experts = index.new_full(self.valid.shape, -1)
+        experts[self.valid] = index
+        return experts
 
 
 class DispatchPlan(NamedTuple):
@@ -265,8 +299,9 @@ class ExpertMixture(nn.Module):
             Features (B, T, R) per task, routing decisions and valid frames.
         """
         tasks = list(self.routers) if tasks is None else list(tasks)
-        packer = FramePacker(n_frames, count_rows(layer_reps, n_rows))
-        features = self.layer_mix(layer_reps, packer.index)
+        n_rows = count_rows(layer_reps, n_rows)
+        batch = PackedBatch.packed(n_frames, n_rows)
+        features = self.layer_mix(layer_reps, batch.index(n_frames.device))
         routing = {task: self.routers[task](features) for task in tasks}
         results = dispatch(
             features,
@@ -279,8 +314,41 @@ class ExpertMixture(nn.Module):
                 result + self.skips[task](features)
                 for task, result in zip(tasks, results)
             ]
-        unpacked = [packer.unpack(result) for result in results]
-        return MixtureOutput(dict(zip(tasks, unpacked)), routing, packer.valid)
+        features = dict(zip(tasks, map(batch.pad, results)))
+        return MixtureOutput(features, routing, valid_mask(n_frames, n_rows))
+
+
+def count_rows(layer_reps, n_rows=None):
+    """Tell how many frames the layers of a padded batch have.
+
+    Arguments
+    ---------
+    layer_reps : iterable of torch.Tensor
+        Layer representations (B, T, D).
+    n_rows : int, optional
+        Number of frames T; needed with an iterator, which cannot be looked
+        into before it is used.
+
+    Returns
+    -------
+    int
+        Number of frames T.
+
+    Raises
+    ------
+    ValueError
+        If ``n_rows`` is needed and not there.
+
+    Example
+    -------
+    >>> count_rows([torch.rand(2, 5, 4)])
+    5
+    """
+    if n_rows is not None:
+        return n_rows
+    if not hasattr(layer_reps, "__getitem__"):
+        raise ValueError("n_rows: expected with an iterator of layers")
+    return layer_reps[0].shape[1]
 
 
 def _check_skips(skips, layer_mix, experts, routers):

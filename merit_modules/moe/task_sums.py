@@ -2,12 +2,9 @@
 
 from torch import nn
 
-from merit_modules.moe.features import (
-    FramePacker,
-    MixtureOutput,
-    count_rows,
-)
+from merit_modules.lengths import PackedBatch, valid_mask
 from merit_modules.moe.layer_mix import layer_rows
+from merit_modules.moe.mixture import MixtureOutput, count_rows
 
 
 class TaskLayerSums(nn.Module):
@@ -71,7 +68,9 @@ class TaskLayerSums(nn.Module):
         MixtureOutput
             Features (B, T, R) per task and valid frames.
         """
-        packer = FramePacker(n_frames, count_rows(layer_reps, n_rows))
+        n_rows = count_rows(layer_reps, n_rows)
+        batch = PackedBatch.packed(n_frames, n_rows)
+        index = batch.index(n_frames.device)
         mixes = {
             task: self.layer_mixes[task]
             for task in (self.layer_mixes if tasks is None else tasks)
@@ -79,9 +78,9 @@ class TaskLayerSums(nn.Module):
         totals = dict.fromkeys(mixes)
         some = next(iter(mixes.values()))
         for number, rows in enumerate(
-            layer_rows(layer_reps, packer.index, some.n_layer_reps, some.dim)
+            layer_rows(layer_reps, index, some.n_layer_reps, some.dim)
         ):
             for task, mix in mixes.items():
                 totals[task] = mix.add(totals[task], number, rows)
-        features = {t: packer.unpack(total) for t, total in totals.items()}
-        return MixtureOutput(features, {}, packer.valid)
+        features = {t: batch.pad(total) for t, total in totals.items()}
+        return MixtureOutput(features, {}, valid_mask(n_frames, n_rows))

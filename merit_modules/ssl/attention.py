@@ -146,7 +146,7 @@ def attend(attention, frames, batch, bias=None, span=None):
     Example
     -------
     >>> from merit_modules.tiny import tiny_system
-    >>> from merit_modules.ssl.packing import PackedBatch
+    >>> from merit_modules.lengths import PackedBatch
     >>> encoder = tiny_system("hubert").ssl_encoder.model.encoder
     >>> batch = PackedBatch.packed(torch.tensor([3, 2]), 3)
     >>> attention = encoder.layers[0].attention

@@ -19,6 +19,7 @@ from merit_modules.cpu import onednn
 from merit_modules.cpu.onednn import is_allowed
 from merit_modules.errors import InputError
 from merit_modules.lengths import (
+    PackedBatch,
     absolute_lengths,
     check_rule,
     released_frames,
@@ -28,7 +29,6 @@ from merit_modules.ssl import front_end as ssl_front_end
 from merit_modules.ssl import plain as ssl_plain
 from merit_modules.ssl import transformer as ssl_transformer
 from merit_modules.ssl.front_end import mel_gabor_filters
-from merit_modules.ssl.packing import PackedBatch
 
 SAMPLE_RATE_HZ = 16000  # of all these models
 MODEL_TYPES = ("wavlm", "hubert", "wav2vec2")
@@ -57,7 +57,7 @@ class SSLLayers(NamedTuple):
     Arguments
     ---------
     reps : Iterator of torch.Tensor
-        L tensors (B, T, D) as in :class:`SSLOutput`.
+        L tensors (B, T, D) as in :class:`SSLOutput`, or packed (M, D).
     n_frames : torch.Tensor
         Frames per utterance (B,) that the transformer takes for real.
     n_rows : int
@@ -152,7 +152,7 @@ class SSLEncoder(nn.Module):
         batch_norm = getattr(self.model.config, "conv_pos_batch_norm", False)
         self.fast = fast and is_allowed() and not batch_norm
         if checkpoint_layers != getattr(self, "checkpoint_layers", False):
-            _checkpoint_plain(self.model, checkpoint_layers)
+            ssl_plain.checkpoint_layers(self.model, checkpoint_layers)
         self.checkpoint_layers = checkpoint_layers
 
     @property
@@ -241,7 +241,7 @@ class SSLEncoder(nn.Module):
         layers = self.layers(wavs, wav_lens)
         return SSLOutput(tuple(layers.reps), layers.n_frames)
 
-    def layers(self, wavs, wav_lens=None):
+    def layers(self, wavs, wav_lens=None, packed=False):
         """Encode, and hand out each representation as it is there.
 
         Who needs one at a time need not keep all. The fast path computes a
@@ -253,6 +253,8 @@ class SSLEncoder(nn.Module):
             Normalised waveforms (B, N), 16 kHz.
         wav_lens : torch.Tensor, optional
             Relative lengths (B,); all 1 by default.
+        packed : bool
+            Hand out valid frames alone, (M, D), where only they are computed.
 
         Returns
         -------
@@ -279,7 +281,7 @@ class SSLEncoder(nn.Module):
         with torch.set_grad_enabled(recording):
             frames = self._front_end(wavs, n_samples, is_padded)
             n_frames = self._valid_frames(n_samples, wavs, frames.shape[1])
-            reps = self._transformer(frames, n_frames, is_padded)
+            reps = self._transformer(frames, n_frames, is_padded, packed)
         return SSLLayers(_each(reps, recording), n_frames, frames.shape[1])
 
     def _front_end(self, wavs, n_samples, is_padded):
@@ -305,7 +307,7 @@ class SSLEncoder(nn.Module):
             return self.count_frames(n_samples)
         return released_frames(n_samples, wavs.shape[1], n_rows)
 
-    def _transformer(self, frames, n_frames, is_padded):
+    def _transformer(self, frames, n_frames, is_padded, packed):
         encoder, n_rows = self.model.encoder, frames.shape[1]
         span = self._span
         # The plain path knows of no span.
@@ -315,11 +317,14 @@ class SSLEncoder(nn.Module):
                 encoder, self._project(frames), None if valid.all() else valid
             )
         batch = self._pack(n_frames, n_rows, is_padded)
-        packed = self._project(batch.pack(frames))
         outputs = ssl_transformer.layer_outputs(
-            encoder, packed, batch, self.checkpoint_layers, span
+            encoder,
+            self._project(batch.pack(frames)),
+            batch,
+            self.checkpoint_layers,
+            span,
         )
-        return map(batch.pad, outputs)
+        return outputs if packed else map(batch.pad, outputs)
 
     @property
     def _span(self):
@@ -347,17 +352,6 @@ class SSLEncoder(nn.Module):
         return self.fast and not onednn.is_traced()
 
 
-def _checkpoint_plain(model, wanted):
-    """Tell transformers' own layers, by either name that this has there."""
-    named = hasattr(model, "activation_checkpointing_enable")
-    prefix = "activation" if named else "gradient"
-    if wanted:
-        enable = getattr(model, f"{prefix}_checkpointing_enable")
-        enable({"use_reentrant": False})
-    else:
-        getattr(model, f"{prefix}_checkpointing_disable")()
-
-
 def _each(reps, recording):
     # Another's gradient mode must not be changed between two of ours.
     reps = iter(reps)
@@ -378,16 +372,8 @@ class PretrainedSSLEncoder(SSLEncoder):
         Hub name (``microsoft/wavlm-large``) or folder in transformers' form.
     save_path : str, optional
         Folder for downloads; transformers' own cache by default.
-    train_front_end : bool
-        See :class:`SSLEncoder`.
-    padding_rule : str
-        See :class:`SSLEncoder`.
-    fast : bool
-        See :class:`SSLEncoder`.
-    checkpoint_layers : bool
-        See :class:`SSLEncoder`.
-    attention_span_s : float, optional
-        See :class:`SSLEncoder`.
+    **options : dict
+        As :class:`SSLEncoder` takes them.
 
     Raises
     ------
@@ -404,16 +390,7 @@ class PretrainedSSLEncoder(SSLEncoder):
     3
     """
 
-    def __init__(
-        self,
-        source,
-        save_path=None,
-        train_front_end=False,
-        padding_rule="exact",
-        fast=True,
-        checkpoint_layers=False,
-        attention_span_s=None,
-    ):
+    def __init__(self, source, save_path=None, **options):
         try:
             model = transformers.AutoModel.from_pretrained(
                 source, cache_dir=save_path
@@ -424,14 +401,7 @@ class PretrainedSSLEncoder(SSLEncoder):
                 "hub or a folder with config.json and weights; transformers "
                 f"says: {error}"
             ) from error
-        super().__init__(
-            model,
-            train_front_end,
-            padding_rule,
-            fast,
-            checkpoint_layers,
-            attention_span_s,
-        )
+        super().__init__(model, **options)
 
 
 class RandomSSLEncoder(SSLEncoder):

@@ -141,3 +141,14 @@ def masked_instance_norm(frames, n_valid, norm):
     variance = centred.square().sum(-1, keepdim=True) / count
     normed = centred * torch.rsqrt(variance + norm.eps)
     return normed * norm.weight[:, None] + norm.bias[:, None]
+
+
+def checkpoint_layers(model, wanted):
+    """Tell transformers' own layers, by either name that this has there."""
+    named = hasattr(model, "activation_checkpointing_enable")
+    prefix = "activation" if named else "gradient"
+    if wanted:
+        enable = getattr(model, f"{prefix}_checkpointing_enable")
+        enable({"use_reentrant": False})
+    else:
+        getattr(model, f"{prefix}_checkpointing_disable")()

@@ -43,7 +43,7 @@ def layer_outputs(encoder, frames, batch, checkpoint_layers=False, span=None):
     Example
     -------
     >>> from merit_modules.tiny import tiny_system
-    >>> from merit_modules.ssl.packing import PackedBatch
+    >>> from merit_modules.lengths import PackedBatch
     >>> encoder = tiny_system().ssl_encoder.model.encoder
     >>> batch = PackedBatch.without_padding(5)
     >>> outputs = layer_outputs(encoder, torch.rand(1, 5, 16), batch)

@@ -10,29 +10,17 @@ from speechbrain.utils.logger import get_logger
 from merit_modules.data.seeding import keyed_seed
 from merit_modules.errors import InputError
 from merit_modules.evaluation.metrics.enhancement import MetricError, si_sdr_db
+from merit_modules.training.checkpoints import SCORES, scores_of
 from merit_modules.training.conflict import ConflictLog, conflict
 from merit_modules.training.gradients import (
     GradientSurgery,
     parameter_groups,
     task_gradients,
 )
-from merit_modules.training.tracking import EpochTracker
+from merit_modules.training.tracking import EpochTracker, readable
 
 logger = get_logger(__name__)
 
-#: What can pick the epoch to test: scores of the validation set, or the last.
-SCORES = {
-    "epoch": "max",
-    "loss": "min",
-    "ser_ce": "min",
-    "ser_ccc": "min",
-    "ccc_mean": "max",
-    "se_l1": "min",
-    "f1_macro": "max",
-    "f1_micro": "max",
-    "uar": "max",
-    "si_sdr_gain_db": "max",
-}
 
 #: What can be done where the gradients of the tasks conflict.
 SURGERIES = ("none", "pcgrad")
@@ -475,29 +463,6 @@ class JointBrain(sb.Brain):
         """Keep the weights: :meth:`load_best` loads them, once for all sets."""
 
 
-def scores_of(checkpoint):
-    """List the validation scores of a checkpoint, and its epoch.
-
-    Arguments
-    ---------
-    checkpoint : speechbrain.utils.checkpoints.Checkpoint
-        The checkpoint.
-
-    Returns
-    -------
-    dict
-        Name to number; names as in :data:`SCORES`.
-
-    Example
-    -------
-    >>> from speechbrain.utils.checkpoints import Checkpoint
-    >>> meta = {"epoch": 3, "unixtime": 1.0, "uar": 0.5}
-    >>> scores_of(Checkpoint("CKPT+3", meta, {}))
-    {'epoch': 3, 'uar': 0.5}
-    """
-    return {k: v for k, v in checkpoint.meta.items() if k in SCORES}
-
-
 def cut(wavs, n_samples):
     """Take the padding off a batch.
 
@@ -520,31 +485,3 @@ def cut(wavs, n_samples):
     """
     wavs = wavs.detach().float().cpu()
     return [wav[:n] for wav, n in zip(wavs, n_samples.tolist())]
-
-
-def readable(stats):
-    """Write statistics as short text, vectors as one entry.
-
-    Arguments
-    ---------
-    stats : dict
-        Name to float, vectors as ``name_0``, ``name_1``...
-
-    Returns
-    -------
-    dict
-        Name to text.
-
-    Example
-    -------
-    >>> readable({"loss": 1.23456, "load_0": 0.25, "load_1": 0.75})
-    {'loss': '1.235', 'load': '0.250/0.750'}
-    """
-    text = {}
-    for name, value in stats.items():
-        stem, _, number = name.rpartition("_")
-        is_element = number.isdigit()
-        stem = stem if is_element else name
-        value = f"{value:.3f}"
-        text[stem] = f"{text[stem]}/{value}" if stem in text else value
-    return text

@@ -15,6 +15,20 @@ from speechbrain.utils.logger import get_logger
 
 from merit_modules.errors import InputError
 
+#: What can pick the epoch to test: scores of the validation set, or the last.
+SCORES = {
+    "epoch": "max",
+    "loss": "min",
+    "ser_ce": "min",
+    "ser_ccc": "min",
+    "ccc_mean": "max",
+    "se_l1": "min",
+    "f1_macro": "max",
+    "f1_micro": "max",
+    "uar": "max",
+    "si_sdr_gain_db": "max",
+}
+
 logger = get_logger(__name__)
 
 PARTIAL_PREFIX = "PARTIAL+"
@@ -204,3 +218,26 @@ def _explain_load(path, error):
         "Use the hyperparameters that it was trained with, or another "
         "output_folder."
     )
+
+
+def scores_of(checkpoint):
+    """List the validation scores of a checkpoint, and its epoch.
+
+    Arguments
+    ---------
+    checkpoint : speechbrain.utils.checkpoints.Checkpoint
+        The checkpoint.
+
+    Returns
+    -------
+    dict
+        Name to number; names as in :data:`SCORES`.
+
+    Example
+    -------
+    >>> from speechbrain.utils.checkpoints import Checkpoint
+    >>> meta = {"epoch": 3, "unixtime": 1.0, "uar": 0.5}
+    >>> scores_of(Checkpoint("CKPT+3", meta, {}))
+    {'epoch': 3, 'uar': 0.5}
+    """
+    return {k: v for k, v in checkpoint.meta.items() if k in SCORES}

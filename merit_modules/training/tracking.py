@@ -103,3 +103,31 @@ class EpochTracker:
             state = torch.load(path, map_location="cpu", weights_only=True)
             self._sums.update(state["sums"])
             self._weights.update(state["weights"])
+
+
+def readable(stats):
+    """Write statistics as short text, vectors as one entry.
+
+    Arguments
+    ---------
+    stats : dict
+        Name to float, vectors as ``name_0``, ``name_1``...
+
+    Returns
+    -------
+    dict
+        Name to text.
+
+    Example
+    -------
+    >>> readable({"loss": 1.23456, "load_0": 0.25, "load_1": 0.75})
+    {'loss': '1.235', 'load': '0.250/0.750'}
+    """
+    text = {}
+    for name, value in stats.items():
+        stem, _, number = name.rpartition("_")
+        is_element = number.isdigit()
+        stem = stem if is_element else name
+        value = f"{value:.3f}"
+        text[stem] = f"{text[stem]}/{value}" if stem in text else value
+    return text
