@@ -27,7 +27,7 @@ lint: $(READY)
 
 setup: $(READY)
 
-$(READY): requirements.txt setup.py
+$(READY): requirements.txt setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "error: Python 3.10 or later is needed; PYTHON=/path/to/it"; \
 		exit 1; }

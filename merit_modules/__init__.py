@@ -2,7 +2,7 @@
 
 from merit_modules.names import exports, find_old_modules
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 find_old_modules()
 __getattr__, __all__ = exports(
