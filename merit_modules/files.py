@@ -1,7 +1,9 @@
-"""Files: written whole or not at all, and audio found in folders."""
+"""Files: written whole, audio found in folders, folders here or on the hub."""
 
 import os
+import re
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -159,3 +161,77 @@ def find_audio(folder, what, tell=None):
     if tell is not None and found.passed_over:
         tell(f"{folder}: passed over {found.told}")
     return found.files
+
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def is_on_hub(source, what):
+    """Tell whether a source is a name on the hub, not a folder here.
+
+    A folder of that name goes before the hub.
+
+    Arguments
+    ---------
+    source : str or Path
+        A folder, or ``owner/name`` of a repository.
+    what : str
+        What it should be, for the error message.
+
+    Returns
+    -------
+    bool
+        False for a folder; nothing is asked of the network.
+
+    Raises
+    ------
+    InputError
+        If it can be neither.
+
+    Example
+    -------
+    >>> is_on_hub("owner/name", "the folder of a model")
+    True
+    >>> is_on_hub("gone", "the folder of a model")
+    Traceback (most recent call last):
+    merit_modules.errors.InputError: gone: expected the folder of a model, ...
+    """
+    if Path(source).is_dir():
+        return False
+    if Path(source).exists() or not _HUB_NAME.fullmatch(str(source)):
+        raise InputError(
+            f"{source}: expected {what}, or its name on the hub (owner/name); "
+            "there is no such folder"
+        )
+    return True
+
+
+@contextmanager
+def naming_source(source, what, errors=(OSError, ValueError)):
+    """Let errors of loading from a folder or the hub name the source.
+
+    Arguments
+    ---------
+    source : str or Path
+        A folder, or a name on the hub.
+    what : str
+        What it should be.
+    errors : tuple of type
+        What loading may raise; an :class:`InputError` passes as it is.
+
+    Example
+    -------
+    >>> with naming_source("owner/name", "the folder of a model"):
+    ...     raise OSError("no network\\nand more")
+    Traceback (most recent call last):
+    merit_modules.errors.InputError: owner/name: expected ...: no network
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except errors as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"{source}: expected {what}, or its name on the hub: {reason}"
+        ) from error

@@ -38,7 +38,7 @@ def add_parser(subparsers):
         "--onnx",
         action="store_true",
         help="also write model.onnx, for onnxruntime; needs pip install "
-        "'merit-modules[onnx]'",
+        "onnx onnxscript onnxruntime",
     )
     parser.add_argument(
         "--labels",

@@ -1,6 +1,5 @@
 """SpeechBrain's ``Pretrained`` for both tasks, on batches of waveforms."""
 
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ from speechbrain.utils.fetching import LocalStrategy
 
 from merit_modules.cpu.int8 import check_device, is_quantized, quantize_
 from merit_modules.errors import InputError
+from merit_modules.files import naming_source
 from merit_modules.inference.emotion import (
     ClassReader,
     make_reader,
@@ -150,7 +150,11 @@ class BatchInterface(Pretrained):
                 LocalStrategy.NO_LINK if savedir is None else LocalStrategy.COPY
             )
         # The weights to be replaced must not cost the caller random numbers.
-        with torch.random.fork_rng(devices=[]), _explained(source):
+        errors = OSError, ValueError, YAMLError
+        with (
+            torch.random.fork_rng(devices=[]),
+            naming_source(source, "the folder of a model", errors),
+        ):
             model = super().from_hparams(
                 source,
                 hparams_file,
@@ -289,18 +293,3 @@ def _check_batch(wavs, wav_lens):
     missing = max(0, MIN_SAMPLES - wavs.shape[1])
     wavs = torch.nn.functional.pad(wavs, (0, missing))
     return wavs, n_samples.clamp_min(MIN_SAMPLES).double() / wavs.shape[1]
-
-
-@contextmanager
-def _explained(source):
-    """Name the source in errors of loading that do not."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (OSError, ValueError, YAMLError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(
-            f"{source}: expected the folder of a model, or its name on the "
-            f"hub: {reason}"
-        ) from error

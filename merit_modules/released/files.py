@@ -1,7 +1,6 @@
 """Find the authors' files in a folder and read them without running pickles."""
 
 import pickle
-import re
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +9,7 @@ import torch
 from huggingface_hub import snapshot_download
 
 from merit_modules.errors import InputError
+from merit_modules.files import is_on_hub, naming_source
 from merit_modules.released.naming import ReleaseError
 from merit_modules.released.parts import PARTS
 from merit_modules.released.pickles import read_statistics
@@ -367,9 +367,6 @@ def _read_training(path):
     return told
 
 
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-
-
 def local_folder(source):
     """Give the folder of a release, fetched from the hub where it must be.
 
@@ -397,20 +394,10 @@ def local_folder(source):
     True
     >>> local_folder("/nowhere/at/all")
     Traceback (most recent call last):
-    merit_modules.errors.InputError: /nowhere/at/all: expected a folder...
+    merit_modules.errors.InputError: /nowhere/at/all: expected the folder...
     """
-    if Path(source).is_dir():
+    what = "the folder of a release"
+    if not is_on_hub(source, what):
         return Path(source)
-    if Path(source).exists() or not _HUB_NAME.fullmatch(str(source)):
-        raise InputError(
-            f"{source}: expected a folder, or owner/name of a repository on "
-            "the Hugging Face hub"
-        )
-    try:
+    with naming_source(source, what):
         return Path(snapshot_download(str(source)))
-    except (OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(
-            f"{source}: no such folder here, and it cannot be fetched from "
-            f"the hub: {reason}"
-        ) from error

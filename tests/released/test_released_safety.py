@@ -384,7 +384,7 @@ def test_pooling_without_classifier(tmp_path):
 
 
 def test_nothing_is_there(tmp_path):
-    with pytest.raises(InputError, match="expected a folder"):
+    with pytest.raises(InputError, match="expected the folder"):
         load_release(tmp_path / "nowhere")
     with pytest.raises(InputError, match="found neither"):
         load_release(tmp_path)
@@ -406,7 +406,7 @@ def test_a_name_on_the_hub_is_fetched(model, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="owner/here: .*found neither"):
         read_release("owner/here")
     for wrong in ("nobody", "a/b/c", "nobody/", "../x y"):
-        with pytest.raises(InputError, match="expected a folder, or owner"):
+        with pytest.raises(InputError, match="expected the folder.*owner"):
             read_release(wrong)
     assert asked == ["owner/some-model.v1"]
 

@@ -9,7 +9,6 @@ again, and nobody else's file is taken for ours.
 import hashlib
 import json
 import os
-import re
 import threading
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from merit_modules.commands.analyze.result_files import (
     count_segments,
 )
 from merit_modules.errors import InputError
-from merit_modules.files import write_atomically
+from merit_modules.files import is_on_hub, naming_source, write_atomically
 from merit_modules.pretrained import HPARAMS_FILE, WEIGHTS_FILE
 
 LOG, ERRORS = "log.jsonl", "errors.jsonl"
@@ -382,7 +381,7 @@ def _compared(settings):
 
 
 _BLOCK = 2**22
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_A_MODEL = "the folder of a model"
 
 
 def check_source(source):
@@ -405,16 +404,13 @@ def check_source(source):
     Traceback (most recent call last):
     merit_modules.errors.InputError: gone: expected the folder of a model, ...
     """
-    folder = Path(source)
-    if not folder.exists() and not _HUB_NAME.fullmatch(source):
+    if is_on_hub(source, _A_MODEL):
+        return
+    path = Path(source) / HPARAMS_FILE
+    if not path.is_file():
         raise InputError(
-            f"{source}: expected the folder of a model, or its name on the "
-            "hub (owner/name); there is no such folder"
-        )
-    if folder.exists() and not (folder / HPARAMS_FILE).is_file():
-        raise InputError(
-            f"{folder / HPARAMS_FILE}: no such file; expected the folder of a "
-            "model (merit export makes one of a finished run)"
+            f"{path}: no such file; expected {_A_MODEL} (merit export makes "
+            "one of a finished run)"
         )
 
 
@@ -457,18 +453,11 @@ def fingerprint_model(source):
 
 
 def _files(source):
-    folder = Path(source)
-    if folder.exists():
-        weights = sorted(folder.glob("*.safetensors"))
-        return [folder / HPARAMS_FILE, *weights]
-    try:
+    if not is_on_hub(source, _A_MODEL):
+        weights = sorted(Path(source).glob("*.safetensors"))
+        return [Path(source) / HPARAMS_FILE, *weights]
+    with naming_source(source, _A_MODEL):
         return [
             Path(fetch(name, source, local_strategy=LocalStrategy.NO_LINK))
             for name in (HPARAMS_FILE, WEIGHTS_FILE)
         ]
-    except (OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(
-            f"{source}: expected the folder of a model, or its name on the "
-            f"hub: {reason}"
-        ) from error

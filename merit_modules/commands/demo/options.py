@@ -26,7 +26,7 @@ def add_parser(subparsers):
         help="a local page: record or upload, hear, see",
         description="Serve a page on which a model enhances and recognises "
         "what is recorded or uploaded. Nothing leaves this machine. Needs "
-        "Gradio (pip install 'merit-modules[demo]'). Ends with Ctrl-C.",
+        "Gradio (pip install gradio). Ends with Ctrl-C.",
     )
     parser.add_argument(
         "--model",

@@ -111,8 +111,7 @@ def make_app(model, limits, folder):
         from fastapi import FastAPI
     except ImportError as error:
         raise InputError(
-            "the page needs Gradio, which is not installed: "
-            "pip install 'merit-modules[demo]'"
+            "the page needs Gradio, which is not installed: pip install gradio"
         ) from error
     from merit_modules.commands.demo.page import build_page, theme
 

@@ -128,7 +128,7 @@ def check_packages():
         if importlib.util.find_spec(name) is None:
             raise InputError(
                 f"export to ONNX needs {name}: pip install "
-                "'merit-modules[onnx]'"
+                "onnx onnxscript onnxruntime"
             )
 
 
