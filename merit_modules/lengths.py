@@ -145,7 +145,8 @@ def absolute_lengths(wav_lens, n_max):
     Returns
     -------
     torch.Tensor
-        Lengths in samples (B,), int64.
+        Lengths in samples (B,), int64, on the CPU: the host needs them, and a
+        GPU that is asked for them later makes it wait.
 
     Raises
     ------
@@ -158,7 +159,7 @@ def absolute_lengths(wav_lens, n_max):
     tensor([16000,  8000])
     """
     # float64: float32 products are off by a sample beyond 2**24.
-    n_samples = torch.round(wav_lens.double() * n_max).long()
+    n_samples = torch.round(wav_lens.detach().cpu().double() * n_max).long()
     if n_samples.min() < 1 or n_samples.max() > n_max:
         raise ValueError(
             f"wav_lens: expected values in (0, 1], got {wav_lens.tolist()}"
@@ -166,7 +167,7 @@ def absolute_lengths(wav_lens, n_max):
     return n_samples
 
 
-def valid_mask(lengths, max_len):
+def valid_mask(lengths, max_len, device=None):
     """Mark real entries with True and padding with False.
 
     Arguments
@@ -175,6 +176,8 @@ def valid_mask(lengths, max_len):
         Number of real entries per utterance (B,).
     max_len : int
         Padded length T.
+    device : torch.device, optional
+        Where the mask is needed; where the lengths are by default.
 
     Returns
     -------
@@ -187,6 +190,8 @@ def valid_mask(lengths, max_len):
     tensor([[1, 1, 0],
             [1, 0, 0]], dtype=torch.int32)
     """
+    if device is not None:
+        lengths = lengths.to(device, non_blocking=True)
     return length_to_mask(lengths, max_len=max_len, dtype=torch.bool)
 
 
@@ -266,7 +271,7 @@ class PackedBatch:
         return cls(n_rows, n_frames.tolist())
 
     @classmethod
-    def masked(cls, n_frames, n_rows):
+    def masked(cls, n_frames, n_rows, device=None):
         """Compute all frames; no utterance sees its padding.
 
         Arguments
@@ -275,6 +280,8 @@ class PackedBatch:
             Valid frames per utterance (B,).
         n_rows : int
             Padded number of frames T.
+        device : torch.device, optional
+            Where the frames are; where the counts are by default.
 
         Returns
         -------
@@ -287,8 +294,9 @@ class PackedBatch:
         tensor([[ True,  True],
                 [ True, False]])
         """
-        valid = valid_mask(n_frames, n_rows)
-        return cls(n_rows, valid=None if valid.all() else valid)
+        if min(n_frames.tolist()) == n_rows:
+            return cls(n_rows)
+        return cls(n_rows, valid=valid_mask(n_frames, n_rows, device))
 
     @classmethod
     def without_padding(cls, n_rows):

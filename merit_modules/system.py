@@ -155,7 +155,8 @@ class JointSystem(nn.Module):
             What the heads take.
         """
         if wav_lens is None:
-            wav_lens = torch.ones(len(noisy_wavs), device=noisy_wavs.device)
+            wav_lens = torch.ones(len(noisy_wavs))
+        wav_lens = wav_lens.cpu()  # once: a GPU's host waits for it
         tasks = self.tasks if tasks is None else tasks
         n_padded = noisy_wavs.shape[1]
         n_samples = absolute_lengths(wav_lens, n_padded)
@@ -190,7 +191,7 @@ class JointSystem(nn.Module):
         torch.Tensor
             Normalised waveforms (B, N).
         """
-        samples = valid_mask(n_samples, wavs.shape[1])
+        samples = valid_mask(n_samples, wavs.shape[1], wavs.device)
         return torch.where(samples, self.normalizer(wavs), 0.0)
 
     def log1p_target(self, clean_wavs, output):
@@ -213,7 +214,9 @@ class JointSystem(nn.Module):
         else:
             # Their code normalises the clean set, pads it with zeros and then
             # goes over to the noisy set's statistics.
-            samples = valid_mask(output.n_samples, clean_wavs.shape[1])
+            samples = valid_mask(
+                output.n_samples, clean_wavs.shape[1], clean_wavs.device
+            )
             wavs = torch.where(samples, clean_wavs, self.normalizer.clean_mean)
             wavs = self.normalizer(wavs)
         lengths = output.enhancement.n_samples
@@ -252,7 +255,7 @@ class JointSystem(nn.Module):
             Waveforms (B, N) in the scale of the input.
         """
         n_wavs, n_max = noisy_wavs.shape
-        n_samples = torch.full((n_wavs,), n_max, device=noisy_wavs.device)
+        n_samples = torch.full((n_wavs,), n_max)
         n_frames = torch.full_like(n_samples, features.shape[1])
         wavs = self.normalizer(noisy_wavs)
         enhancement = self.se_head(features, n_frames, wavs, n_samples)
@@ -260,11 +263,15 @@ class JointSystem(nn.Module):
 
     def _to_wavs(self, enhancement, n_max):
         wavs = self.se_head.to_wavs(enhancement, n_max)
-        samples = valid_mask(enhancement.n_samples, n_max)
+        samples = valid_mask(enhancement.n_samples, n_max, wavs.device)
         return torch.where(samples, self.normalizer.inverse(wavs), 0.0)
 
 
 STD_EPS = 1e-8  # released code
+
+
+def _ask_again(normalizer, incompatible_keys):
+    normalizer._is_fitted = False
 
 
 class WaveformNormalizer(nn.Module):
@@ -290,11 +297,15 @@ class WaveformNormalizer(nn.Module):
         # Only the released padding rule asks for it: what their code puts
         # where a clean target is padded.
         self.register_buffer("clean_mean", torch.tensor(0.0))
+        self._is_fitted = False
+        self.register_load_state_dict_post_hook(_ask_again)
 
     @property
     def is_fitted(self):
         """Whether statistics were set or loaded."""
-        return bool(self.std > 0)
+        if not self._is_fitted:  # asked once: it makes a GPU's host wait
+            self._is_fitted = bool(self.std > 0)
+        return self._is_fitted
 
     def set_statistics(self, mean, std, clean_mean=0.0):
         """Set the statistics.
@@ -318,6 +329,7 @@ class WaveformNormalizer(nn.Module):
         self.mean.fill_(mean)
         self.std.fill_(std)
         self.clean_mean.fill_(clean_mean)
+        self._is_fitted = True
 
     def forward(self, wavs):
         """Normalise waveforms of any shape."""

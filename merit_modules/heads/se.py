@@ -1,5 +1,6 @@
 """The SE head: features and noisy spectrum to an enhanced spectrum."""
 
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -104,7 +105,8 @@ class SEHead(nn.Module):
         forward, backward = hidden.chunk(2, dim=-1)
         hidden = forward + backward
         mask = torch.sigmoid(self.output_layer(hidden)).transpose(1, 2)
-        mask = mask * valid_mask(n_stft, mask.shape[-1]).unsqueeze(1)
+        valid = valid_mask(n_stft, mask.shape[-1], mask.device)
+        mask = mask * valid.unsqueeze(1)
         return Enhancement(
             mask * noisy_log1p, mask, noisy_stft, n_stft, n_samples
         )
@@ -113,7 +115,9 @@ class SEHead(nn.Module):
     def _to_stft_rate(features, n_frames, n_stft):
         # 20 ms to 10 ms: every frame twice, an utterance's last one onwards.
         position = torch.arange(n_stft, device=features.device) // 2
-        index = torch.minimum(position, (n_frames - 1).unsqueeze(1))
+        last = (n_frames - 1).unsqueeze(1)
+        last = last.to(features.device, non_blocking=True)
+        index = torch.minimum(position, last)
         return reorder(features, index)
 
     def log1p_target(self, clean_wavs, n_samples):
@@ -151,6 +155,20 @@ class SEHead(nn.Module):
         """
         stft = with_noisy_phase(enhancement.log1p, enhancement.noisy_stft)
         return self.spectrum.inverse(stft, enhancement.n_samples, n_max)
+
+
+#: In half precision cuDNN has one kernel for a whole sequence if the batch is a
+#: multiple of this; else it has several for each frame.
+FILLED = 16
+#: Utterances that are computed at once there.
+PIECE = 32
+
+
+def _is_half(frames):
+    kind = frames.dtype
+    if torch.is_autocast_enabled(frames.device.type):
+        kind = torch.get_autocast_dtype(frames.device.type)
+    return kind in (torch.float16, torch.bfloat16)
 
 
 class PaddedBLSTM(nn.LSTM):
@@ -201,12 +219,31 @@ class PaddedBLSTM(nn.LSTM):
             Both directions side by side (B, S, 2 H); only valid frames have a
             meaning.
         """
+        if frames.is_cuda and _is_half(frames):
+            return self._in_filled_pieces(frames, n_frames)
         if frames.is_cuda:
             return self._packed(frames, n_frames)
-        n_max = frames.shape[1]
-        if bool((n_frames == n_max).all()):
+        if bool((n_frames == frames.shape[1]).all()):
             return super().forward(frames)[0]
-        position = torch.arange(n_max, device=frames.device)
+        return self._by_direction(frames, n_frames)
+
+    def _in_filled_pieces(self, frames, n_frames):
+        """Fill the batch up to what cuDNN's persistent kernel takes."""
+        n_utterances = len(frames)
+        more = -n_utterances % FILLED
+        frames = nn.functional.pad(frames, (0, 0, 0, 0, 0, more))
+        n_frames = nn.functional.pad(n_frames, (0, more), value=1)
+        pieces = zip(frames.split(PIECE), n_frames.split(PIECE))
+        with warnings.catch_warnings():
+            # One direction's weights are copied together at each call.
+            warnings.filterwarnings("ignore", "RNN module weights")
+            done = [self._by_direction(*piece) for piece in pieces]
+        return torch.cat(done)[:n_utterances]
+
+    def _by_direction(self, frames, n_frames):
+        """Run a direction of a layer at a time; backwards: reversed frames."""
+        n_frames = n_frames.to(frames.device, non_blocking=True)
+        position = torch.arange(frames.shape[1], device=frames.device)
         last = n_frames.unsqueeze(1) - 1
         # Valid frames back to front; padding stays where it is.
         index = torch.where(position <= last, last - position, position)

@@ -114,7 +114,7 @@ class AttentiveStatsPooling(nn.Module):
             To be merged with those of other frames.
         """
         scores = torch.tanh(self.projection(frames)) @ self.attention
-        padding = ~valid_mask(n_frames, frames.shape[1])
+        padding = ~valid_mask(n_frames, frames.shape[1], frames.device)
         scores = scores.float().masked_fill(padding, -torch.inf)
         weights = scores.softmax(dim=1).unsqueeze(-1)
         return PooledSums(
@@ -183,6 +183,7 @@ class MeanPooling(nn.Module):
 
     def sums(self, frames, n_frames):
         """Pool some of the frames; see :class:`AttentiveStatsPooling`."""
+        n_frames = n_frames.to(frames.device, non_blocking=True)
         valid = valid_mask(n_frames, frames.shape[1]).unsqueeze(-1)
         # where, not a product: NaN in padding must not reach the sum.
         total = torch.where(valid, frames, 0.0).sum(dim=1)

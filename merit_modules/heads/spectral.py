@@ -86,7 +86,9 @@ class LogSpectrum(nn.Module):
             center=False,
             return_complex=True,
         )
-        frames = valid_mask(self.n_frames(n_samples), stft.shape[-1])
+        frames = valid_mask(
+            self.n_frames(n_samples), stft.shape[-1], stft.device
+        )
         return stft * frames.unsqueeze(1)
 
     def _reflect_ends(self, wavs, n_samples):
@@ -95,6 +97,7 @@ class LogSpectrum(nn.Module):
             -half, wavs.shape[1] + half, device=wavs.device
         ).abs()
         last = (n_samples - 1).unsqueeze(1)
+        last = last.to(wavs.device, non_blocking=True)
         # Beyond the last sample walk back; positions past the reflection
         # belong to no valid frame and only have to stay inside the row.
         index = (last - (last - position).abs()).clamp_min(0)
@@ -118,13 +121,14 @@ class LogSpectrum(nn.Module):
             Waveforms (B, N); zero in padding.
         """
         n_stft = stft.shape[-1]
-        frames = valid_mask(self.n_frames(n_samples), n_stft).unsqueeze(1)
+        n_frames = self.n_frames(n_samples)
+        frames = valid_mask(n_frames, n_stft, stft.device).unsqueeze(1)
         windowed = torch.fft.irfft(stft, n=self.n_fft, dim=1)
         windowed = windowed * self.window[:, None] * frames
         weight = self.window.square()[:, None] * frames
         wavs = self._overlap_add(windowed, n_max)
         weight = self._overlap_add(weight, n_max)
-        samples = valid_mask(n_samples, n_max)
+        samples = valid_mask(n_samples, n_max, stft.device)
         return torch.where(samples, wavs / weight.clamp_min(1e-11), 0.0)
 
     def _overlap_add(self, frames, n_max):

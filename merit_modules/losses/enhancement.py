@@ -44,7 +44,8 @@ def log1p_l1(estimate, reference, n_frames):
             "log1p_l1: expected equal shapes, got "
             f"{tuple(estimate.shape)} and {tuple(reference.shape)}"
         )
-    frames = valid_mask(n_frames, estimate.shape[-1]).unsqueeze(1)
+    frames = valid_mask(n_frames, estimate.shape[-1], estimate.device)
+    frames = frames.unsqueeze(1)
     return masked_mean((estimate - reference).abs(), frames)
 
 
@@ -75,7 +76,7 @@ def negative_si_sdr(estimate, reference, n_samples):
     >>> negative_si_sdr(estimate, reference, torch.tensor([2]))
     tensor(-0.)
     """
-    samples = valid_mask(n_samples, estimate.shape[1])
+    samples = valid_mask(n_samples, estimate.shape[1], estimate.device)
     estimate = torch.where(samples, estimate, 0.0)
     reference = torch.where(samples, reference, 0.0)
     # Relative to the reference's own power: the same at any level.

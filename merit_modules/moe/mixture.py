@@ -301,7 +301,8 @@ class ExpertMixture(nn.Module):
         tasks = list(self.routers) if tasks is None else list(tasks)
         n_rows = count_rows(layer_reps, n_rows)
         batch = PackedBatch.packed(n_frames, n_rows)
-        features = self.layer_mix(layer_reps, batch.index(n_frames.device))
+        device = next(self.parameters()).device
+        features = self.layer_mix(layer_reps, batch.index(device))
         routing = {task: self.routers[task](features) for task in tasks}
         results = dispatch(
             features,
@@ -315,7 +316,8 @@ class ExpertMixture(nn.Module):
                 for task, result in zip(tasks, results)
             ]
         features = dict(zip(tasks, map(batch.pad, results)))
-        return MixtureOutput(features, routing, valid_mask(n_frames, n_rows))
+        valid = valid_mask(n_frames, n_rows, device)
+        return MixtureOutput(features, routing, valid)
 
 
 def count_rows(layer_reps, n_rows=None):

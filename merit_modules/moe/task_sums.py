@@ -70,7 +70,8 @@ class TaskLayerSums(nn.Module):
         """
         n_rows = count_rows(layer_reps, n_rows)
         batch = PackedBatch.packed(n_frames, n_rows)
-        index = batch.index(n_frames.device)
+        device = next(self.parameters()).device
+        index = batch.index(device)
         mixes = {
             task: self.layer_mixes[task]
             for task in (self.layer_mixes if tasks is None else tasks)
@@ -83,4 +84,4 @@ class TaskLayerSums(nn.Module):
             for task, mix in mixes.items():
                 totals[task] = mix.add(totals[task], number, rows)
         features = {t: batch.pad(total) for t, total in totals.items()}
-        return MixtureOutput(features, {}, valid_mask(n_frames, n_rows))
+        return MixtureOutput(features, {}, valid_mask(n_frames, n_rows, device))

@@ -182,6 +182,7 @@ def _attend_padded(
         near = ~_is_far(frames, frames, span)
         mask = near if mask is None else near & mask
     if bias is not None:
+        gate, bias = gate.to(query.dtype), bias.to(query.dtype)
         biased = gate.transpose(1, 2).unsqueeze(-1) * bias
         if mask is not None:
             biased = biased.masked_fill(~mask, -math.inf)

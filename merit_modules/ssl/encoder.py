@@ -23,7 +23,6 @@ from merit_modules.lengths import (
     absolute_lengths,
     check_rule,
     released_frames,
-    valid_mask,
 )
 from merit_modules.ssl import front_end as ssl_front_end
 from merit_modules.ssl import plain as ssl_plain
@@ -272,7 +271,7 @@ class SSLEncoder(nn.Module):
         n_given = wavs.shape[1]
         missing = max(0, self.receptive_field - n_given)
         if wav_lens is None:
-            n_samples = torch.full((len(wavs),), n_given, device=wavs.device)
+            n_samples = torch.full((len(wavs),), n_given)
         else:
             n_samples = absolute_lengths(wav_lens, n_given)
         wavs = nn.functional.pad(wavs, (0, missing))
@@ -312,11 +311,11 @@ class SSLEncoder(nn.Module):
         span = self._span
         # The plain path knows of no span.
         if not self.fast and (span is None or n_rows <= span + 1):
-            valid = valid_mask(n_frames, n_rows)
+            batch = PackedBatch.masked(n_frames, n_rows, frames.device)
             return ssl_plain.layer_outputs(
-                encoder, self._project(frames), None if valid.all() else valid
+                encoder, self._project(frames), batch.valid
             )
-        batch = self._pack(n_frames, n_rows, is_padded)
+        batch = self._pack(n_frames, n_rows, is_padded, frames.device)
         outputs = ssl_transformer.layer_outputs(
             encoder,
             self._project(batch.pack(frames)),
@@ -332,14 +331,14 @@ class SSLEncoder(nn.Module):
             return None
         return round(self.attention_span_s * SAMPLE_RATE_HZ / self.hop_length)
 
-    def _pack(self, n_frames, n_rows, is_padded):
+    def _pack(self, n_frames, n_rows, is_padded, device):
         if onednn.is_traced() and not is_padded:
             return PackedBatch.without_padding(n_rows)
         # The released code goes on with what padded frames have become.
         wanted = not is_padded or self.padding_rule == "exact"
-        if wanted and n_frames.device.type == "cpu":
+        if wanted and device.type == "cpu":
             return PackedBatch.packed(n_frames, n_rows)
-        return PackedBatch.masked(n_frames, n_rows)
+        return PackedBatch.masked(n_frames, n_rows, device)
 
     def _project(self, frames):
         projected = self.model.feature_projection(frames)

@@ -134,6 +134,7 @@ def masked_instance_norm(frames, n_valid, norm):
     >>> torch.allclose(y[..., :6], norm(x), atol=1e-5)
     True
     """
+    n_valid = n_valid.to(frames.device, non_blocking=True)
     valid = valid_mask(n_valid, frames.shape[-1]).unsqueeze(1)
     count = n_valid[:, None, None]
     mean = (frames * valid).sum(-1, keepdim=True) / count

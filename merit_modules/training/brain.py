@@ -126,8 +126,11 @@ class JointBrain(sb.Brain):
         SystemOutput
             What the system made of the batch.
         """
+        # As the loader made them: a GPU need not be asked for them.
+        _, wav_lens = batch.noisy_wav
         batch.to(self.device)
-        return self.modules.system(*batch.noisy_wav)
+        wavs, _ = batch.noisy_wav
+        return self.modules.system(wavs, wav_lens)
 
     def fit_batch(self, batch):
         """Train on a batch; see ``speechbrain.Brain``.

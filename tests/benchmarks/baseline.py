@@ -89,7 +89,9 @@ class Baseline(nn.Module):
             Logits, enhanced feature and waveforms, experts.
         """
         (system,) = self.system
-        n_samples = absolute_lengths(wav_lens, noisy_wavs.shape[1])
+        n_samples = absolute_lengths(wav_lens, noisy_wavs.shape[1]).to(
+            wav_lens.device
+        )
         samples = valid_mask(n_samples, noisy_wavs.shape[1])
         wavs = system.normalizer(noisy_wavs) * samples
         layer_reps = self._layer_reps(wavs, samples)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from merit_modules.data import manifest
+from merit_modules import files
 from merit_modules.data.manifest import read_manifest
 from merit_modules.data.noise.corpus import prepare_noise_folder
 from merit_modules.data.noise.forms import guess_noise_type, guess_recording
@@ -42,13 +42,13 @@ def test_splits_are_disjoint_whole_and_sized_as_asked(tmp_path):
 def test_splits_depend_on_seed_and_names_alone(tmp_path, monkeypatch):
     folder = fill(tmp_path / "noise", [f"n{i}.wav" for i in range(20)])
     first = prepare_noise_folder(folder, tmp_path / "a", seed=1)
-    walk = manifest.os.walk
+    walk = files.os.walk
 
     def reversed_walk(*args, **kwargs):
         for parent, folders, names in walk(*args, **kwargs):
             yield parent, folders, names[::-1]
 
-    monkeypatch.setattr(manifest.os, "walk", reversed_walk)
+    monkeypatch.setattr(files.os, "walk", reversed_walk)
     again = prepare_noise_folder(folder, tmp_path / "b", seed=1)
     other = prepare_noise_folder(folder, tmp_path / "c", seed=2)
     assert first == again

@@ -144,3 +144,27 @@ def test_filterbank_filters_sit_where_they_should():
     assert (peaks_hz[::2] - peaks_hz[1::2]).abs().max() < 20  # cos and sin
     assert peaks_hz[2:64:2].diff().min() > 0
     assert peaks_hz[-1] == pytest.approx(7600, abs=20)
+
+
+@pytest.mark.parametrize("n_utterances", [1, 5, 16, 17, 40])
+def test_a_filled_up_batch_gives_what_packing_gives(n_utterances):
+    torch.manual_seed(n_utterances)
+    blstm = PaddedBLSTM(4, 3, num_layers=2)
+    n_frames = torch.randint(1, 12, (n_utterances,))
+    n_frames[0] = 11
+    frames = torch.randn(n_utterances, 11, 4)
+    valid = torch.arange(11) < n_frames[:, None]
+    found = []
+    for form in (blstm._in_filled_pieces, blstm._packed):
+        blstm.zero_grad()
+        x = frames.clone().requires_grad_()
+        output = form(x, n_frames)
+        assert output.shape == (n_utterances, 11, 6)
+        output[valid].square().sum().backward()
+        weights = [p.grad.clone() for p in blstm.parameters()]
+        found.append([output[valid], x.grad[valid], *weights])
+    for ours, theirs in zip(*found):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    frames[-1] += 1.0
+    other = blstm._in_filled_pieces(frames, n_frames)[valid]
+    assert not torch.allclose(other, found[0][0], atol=1e-5)
