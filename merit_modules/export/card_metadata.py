@@ -1,10 +1,9 @@
 """The YAML at the head of a model card, as the hub reads it."""
 
-import io
 import re
 from typing import NamedTuple
 
-import ruamel.yaml
+from huggingface_hub import EvalResult, ModelCardData
 
 from merit_modules.errors import InputError
 
@@ -14,6 +13,7 @@ _TASKS = {
 }
 _SER_METRICS = {"f1_macro": ("f1", "F1-macro"), "uar": ("recall", "UAR")}
 _CCC = "ccc_"
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def front_matter(run, about, name, quoted):
@@ -40,76 +40,57 @@ def front_matter(run, about, name, quoted):
         tags += ["speech-emotion-recognition", "audio-classification"]
     if "se" in run.tasks:
         tags += ["speech-enhancement", "audio-to-audio"]
-    first = "ser" if "ser" in run.tasks else "se"
-    tree = {
-        "license": about.licence or "other",
-        "language": about.language,
-        "library_name": "speechbrain",
-        "pipeline_tag": _TASKS[first][0],
-        "tags": tags,
-        "datasets": _datasets(run.hparams["corpus_name"]),
-    }
-    conditions = run.results["conditions"] if run.results and quoted else []
-    results = [entry for found in conditions for entry in _entries(run, found)]
-    if results:
-        metrics = [m["type"] for entry in results for m in entry["metrics"]]
-        tree["metrics"] = sorted(set(metrics))
-        tree["model-index"] = [{"name": name, "results": results}]
-    stream = io.StringIO()
-    yaml = ruamel.yaml.YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False
-    yaml.width = 4096
-    yaml.dump({k: v for k, v in tree.items() if v is not None}, stream)
-    return f"---\n{stream.getvalue()}---\n"
-
-
-def _datasets(name):
-    # The hub refuses a card with a name that could not be one of its own.
-    return [name] if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) else None
-
-
-def _entries(run, condition):
-    """List a condition's results, one entry per task."""
     corpus = run.hparams["corpus_name"]
-    dataset = {
-        "name": f"{corpus}, {condition['name']}",
-        "type": corpus,
-        "config": condition["name"],
-        "split": condition["test_set"] or run.hparams["test_sets"][0],
-    }
-    metrics = {"ser": _ser(condition), "se": _se(condition)}
-    return [
-        {
-            "task": {"type": _TASKS[task][0], "name": _TASKS[task][1]},
-            "dataset": dict(dataset),
-            "metrics": metrics[task],
-        }
+    conditions = run.results["conditions"] if run.results and quoted else []
+    results = [
+        EvalResult(
+            task_type=_TASKS[task][0],
+            task_name=_TASKS[task][1],
+            dataset_type=corpus,
+            dataset_name=f"{corpus}, {condition['name']}",
+            dataset_config=condition["name"],
+            dataset_split=condition["test_set"] or run.hparams["test_sets"][0],
+            metric_type=kind,
+            metric_name=label,
+            metric_value=value,
+        )
+        for condition in conditions
         for task in run.tasks
-        if metrics[task]
+        for kind, label, value in _scores(task, condition)
     ]
+    data = ModelCardData(
+        license=about.licence or "other",
+        language=about.language,
+        library_name="speechbrain",
+        pipeline_tag=_TASKS["ser" if "ser" in run.tasks else "se"][0],
+        tags=tags,
+        # The hub refuses a card with a name that could not be one of its own.
+        datasets=[corpus] if _HUB_NAME.fullmatch(corpus) else None,
+        metrics=sorted({result.metric_type for result in results}) or None,
+        model_name=name,
+        eval_results=results or None,
+    )
+    return f"---\n{data.to_yaml()}\n---\n"
 
 
-def _ser(condition):
+def _scores(task, condition):
+    """List a task's scores: the hub's name of the metric, ours, the value."""
+    if task == "se":
+        entry = condition.get("se", {}).get("enhanced", {})
+        mean = entry.get("si_sdr_db", {}).get("mean")
+        return (
+            [] if mean is None else [("si_sdr", "SI-SDR in dB", round(mean, 2))]
+        )
     scores = condition.get("ser", {})
-    found = [
-        {"type": kind, "name": name, "value": round(scores[key], 4)}
-        for key, (kind, name) in _SER_METRICS.items()
-        if key in scores
-    ]
-    return found + [
-        {"type": "ccc", "name": f"CCC {key[len(_CCC) :]}", "value": round(v, 4)}
-        for key, v in scores.items()
-        if key.startswith(_CCC) and v is not None
-    ]
-
-
-def _se(condition):
-    entry = condition.get("se", {}).get("enhanced", {}).get("si_sdr_db", {})
-    if entry.get("mean") is None:
-        return []
-    value = round(entry["mean"], 2)
-    return [{"type": "si_sdr", "name": "SI-SDR in dB", "value": value}]
+    named = {
+        key: metric for key, metric in _SER_METRICS.items() if key in scores
+    }
+    named |= {
+        key: ("ccc", f"CCC {key.removeprefix(_CCC)}")
+        for key, value in scores.items()
+        if key.startswith(_CCC) and value is not None
+    }
+    return [(*metric, round(scores[key], 4)) for key, metric in named.items()]
 
 
 #: How the emotions of a corpus came about.
