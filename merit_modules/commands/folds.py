@@ -109,18 +109,18 @@ def _run(args):
     if not train.is_file():
         raise InputError(f"{args.train}: there is no such script")
     hparams = find_hparams(train, args.hparams)
-    jobs, out = make_jobs(args, hparams, args.rest)
+    jobs, out = _make_jobs(args, hparams, args.rest)
     command = [sys.executable, str(train), str(hparams), *args.rest]
     if args.only_print:
         for job in jobs:
-            if not is_finished(job):
-                write_record(job)
-                print(shlex.join(command_of(job, command)))
+            if not _is_finished(job):
+                _write_record(job)
+                print(shlex.join(_command_of(job, command)))
         return 0
-    failed = run_unfinished(jobs, slots_of(args), command)
+    failed = _run_unfinished(jobs, slots_of(args), command)
     if failed is None:
         raise KeyboardInterrupt
-    write_summary(out, jobs, failed)
+    _write_summary(out, jobs, failed)
     for name, reason in failed.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
     return 1 if failed else 0
@@ -181,7 +181,7 @@ def options_of(rest):
     return options
 
 
-def make_jobs(args, hparams, rest):
+def _make_jobs(args, hparams, rest):
     """List the runs, those of one seed together, and their common folder."""
     options, text = options_of(rest), compose(hparams)
     tree = parse_overrides(text)
@@ -204,7 +204,7 @@ def make_jobs(args, hparams, rest):
             settings = {**common, "fold": fold, "seed": seed}
             jobs.append(Job(fold, seed, folder / f"seed_{seed}", settings))
     for job in jobs:
-        check_settings(job)
+        _check_settings(job)
     return jobs, out
 
 
@@ -214,7 +214,7 @@ def _code(text):
     return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
-def read_record(job):
+def _read_record(job):
     """Return the record in a run's folder; empty without one."""
     try:
         record = json.loads((job.folder / RECORD).read_text(encoding="utf-8"))
@@ -223,9 +223,9 @@ def read_record(job):
     return record if isinstance(record, dict) else {}
 
 
-def check_settings(job):
+def _check_settings(job):
     """Refuse to go on with a run that was begun with other settings."""
-    old, new = read_record(job).get("settings"), job.settings
+    old, new = _read_record(job).get("settings"), job.settings
     if old in (None, new):
         return
     options = old.get("options", {})
@@ -242,7 +242,7 @@ def check_settings(job):
     )
 
 
-def results_digest(job):
+def _results_digest(job):
     """Return a digest of a run's results, None without any."""
     try:
         data = (job.folder / RESULTS).read_bytes()
@@ -251,14 +251,14 @@ def results_digest(job):
     return hashlib.sha256(data).hexdigest()
 
 
-def is_finished(job):
+def _is_finished(job):
     """Say whether a run ended well and its results are what it wrote."""
     # results.json alone does not tell: it grows with each test condition.
-    digest = read_record(job).get("results")
-    return digest is not None and digest == results_digest(job)
+    digest = _read_record(job).get("results")
+    return digest is not None and digest == _results_digest(job)
 
 
-def write_record(job, results=None):
+def _write_record(job, results=None):
     """Note what a run's folder is made with and, at its end, its results."""
     record = {"settings": job.settings, "results": results}
     write_atomically(job.folder / RECORD, json.dumps(record, indent=2) + "\n")
@@ -287,37 +287,37 @@ def slots_of(args):
     return [dict(share) for _ in range(args.parallel)]
 
 
-def command_of(job, command):
+def _command_of(job, command):
     """Complete the recipe's command for one run."""
     full = [*command, "--output_folder", str(job.folder)]
     full += ["--seed", str(job.seed)]
     return full + ([] if job.fold is None else ["--fold", str(job.fold)])
 
 
-def run_unfinished(jobs, slots, command):
+def _run_unfinished(jobs, slots, command):
     """Run what is not finished; return as ``run_tasks`` does."""
     tasks, job_of = [], {}
     for job in jobs:
-        if is_finished(job):
+        if _is_finished(job):
             print(f"{job.name}: finished before", flush=True)
             continue
-        write_record(job)
+        _write_record(job)
         job_of[job.name] = job
-        full = command_of(job, command)
+        full = _command_of(job, command)
         tasks.append(Task(job.name, full, job.folder / LOG))
 
     def check(task):
         job = job_of[task.name]
-        digest = results_digest(job)
+        digest = _results_digest(job)
         if digest is None:
             return f"it ended without {RESULTS}"
-        write_record(job, digest)
+        _write_record(job, digest)
         return None
 
     return run_tasks(tasks, slots, check)
 
 
-def write_summary(out, jobs, failed):
+def _write_summary(out, jobs, failed):
     """Write and print the summary of the runs that finished."""
     from merit_modules.report.summary import summarise_runs, summary_table
 

@@ -69,7 +69,7 @@ _NOT_HERE = (
 )
 
 
-class PrepackedProduct(Prepacked):
+class _PrepackedProduct(Prepacked):
     """A matrix product in oneDNN's order of weights.
 
     Arguments
@@ -108,7 +108,7 @@ class PrepackedProduct(Prepacked):
         return onednn.multiply(x.float(), self.packed, self.bias, gelu)
 
 
-class PrepackedLinear(PrepackedProduct):
+class PrepackedLinear(_PrepackedProduct):
     """A linear layer in oneDNN's order of weights.
 
     Arguments
@@ -147,7 +147,7 @@ class PrepackedLinear(PrepackedProduct):
         )
 
 
-class PrepackedConvolution(PrepackedProduct):
+class PrepackedConvolution(_PrepackedProduct):
     """A strided convolution as a product of windows with weights.
 
     Arguments

@@ -160,7 +160,7 @@ class Evaluation:
             if row["condition"] in kept:
                 self.rows.setdefault(row["condition"], []).append(row)
         for name, entry in kept.items():
-            missing = set(self.scorer.metrics) - set(metrics_of(entry))
+            missing = set(self.scorer.metrics) - set(_metrics_of(entry))
             if name in keys and "se" in entry and missing:
                 self._to_extend[name] = entry, self.rows[name]
         self._list(kept, list(keys))
@@ -176,7 +176,7 @@ class Evaluation:
         if entry["name"] not in self._to_extend:
             return
         earlier, rows = self._to_extend.pop(entry["name"])
-        others = set(metrics_of(earlier)) - set(self.scorer.metrics)
+        others = set(_metrics_of(earlier)) - set(self.scorer.metrics)
         for side, values in entry["se"].items():
             if isinstance(values, dict):
                 before = earlier["se"][side]
@@ -305,7 +305,7 @@ class Evaluation:
     def _write(self):
         metrics = dict.fromkeys(self.scorer.metrics)
         for entry in self.results["conditions"]:
-            metrics |= dict.fromkeys(metrics_of(entry))
+            metrics |= dict.fromkeys(_metrics_of(entry))
         measured = [f"{side}_{m}" for side in SIDES for m in metrics]
         rows = [row for name in self._names() for row in self.rows[name]]
         write_atomically(
@@ -326,16 +326,8 @@ class Evaluation:
         return [entry["name"] for entry in self.results["conditions"]]
 
 
-def metrics_of(entry):
-    """List the enhancement metrics of a condition's results.
-
-    Example
-    -------
-    >>> metrics_of({"se": {"n": 1, "noisy": {}, "enhanced": {"stoi": {}}}})
-    ['stoi']
-    >>> metrics_of({"ser": {}})
-    []
-    """
+def _metrics_of(entry):
+    """List the enhancement metrics of a condition's results."""
     return list(entry.get("se", {}).get("enhanced", {}))
 
 

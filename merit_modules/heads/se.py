@@ -118,7 +118,7 @@ class SEHead(nn.Module):
         last = (n_frames - 1).unsqueeze(1)
         last = last.to(features.device, non_blocking=True)
         index = torch.minimum(position, last)
-        return reorder(features, index)
+        return _reorder(features, index)
 
     def log1p_target(self, clean_wavs, n_samples):
         """Compute what the enhanced feature should be.
@@ -248,9 +248,9 @@ class PaddedBLSTM(nn.LSTM):
         # Valid frames back to front; padding stays where it is.
         index = torch.where(position <= last, last - position, position)
         for layer in range(self.num_layers):
-            back = self._direction(reorder(frames, index), layer, "_reverse")
+            back = self._direction(_reorder(frames, index), layer, "_reverse")
             frames = torch.cat(
-                [self._direction(frames, layer, ""), reorder(back, index)], -1
+                [self._direction(frames, layer, ""), _reorder(back, index)], -1
             )
         return frames
 
@@ -273,27 +273,7 @@ class PaddedBLSTM(nn.LSTM):
         return frames
 
 
-def reorder(frames, index):
-    """Pick the frames of each utterance in a given order.
-
-    Arguments
-    ---------
-    frames : torch.Tensor
-        Frames (B, T, D).
-    index : torch.Tensor
-        Frame numbers (B, S).
-
-    Returns
-    -------
-    torch.Tensor
-        Frames (B, S, D).
-
-    Example
-    -------
-    >>> reorder(torch.tensor([[[1.0], [2.0]]]), torch.tensor([[1, 0, 0]]))
-    tensor([[[2.],
-             [1.],
-             [1.]]])
-    """
+def _reorder(frames, index):
+    """Pick the frames of each utterance in a given order."""
     index = index.unsqueeze(-1).expand(-1, -1, frames.shape[-1])
     return frames.gather(1, index)

@@ -112,27 +112,8 @@ def _prepack_front_end(conv_layers):
             layer.conv = PrepackedConvolution(layer.conv)
 
 
-def can_fold_norms(part):
-    """Tell whether a mixture's norms can be folded.
-
-    Arguments
-    ---------
-    part : torch.nn.Module
-        A mixture, or a system that has one.
-
-    Returns
-    -------
-    bool
-        Whether feed-forward experts and routers are all that sees the
-        concatenation of the normed layers, and their weights are floating
-        point; False where it has been done.
-
-    Example
-    -------
-    >>> from merit_modules.tiny import tiny_system
-    >>> can_fold_norms(tiny_system())
-    True
-    """
+def _can_fold_norms(part):
+    """Tell whether a mixture's norms can be folded."""
     mixture = getattr(part, "mixture", part)
     return (
         isinstance(mixture, ExpertMixture)
@@ -161,7 +142,7 @@ def fold_norms_(part):
     Returns
     -------
     bool
-        Whether anything was done; see :func:`can_fold_norms`.
+        Whether anything was done; see :func:`_can_fold_norms`.
 
     Example
     -------
@@ -173,7 +154,7 @@ def fold_norms_(part):
     >>> torch.allclose(system(wavs).logits, before, atol=1e-5)
     True
     """
-    if not can_fold_norms(part):
+    if not _can_fold_norms(part):
         return False
     mixture = getattr(part, "mixture", part)
     mix = mixture.layer_mix

@@ -79,29 +79,8 @@ class LayerMixingExpert(nn.Module):
         return torch.einsum("mld,l->md", layers, weights)
 
 
-def check_n_experts(n_experts):
-    """Return the number of experts if it is one.
-
-    Arguments
-    ---------
-    n_experts : int
-        Number of experts E.
-
-    Returns
-    -------
-    int
-        The same.
-
-    Raises
-    ------
-    ValueError
-        If it is below 1.
-
-    Example
-    -------
-    >>> check_n_experts(3)
-    3
-    """
+def _check_n_experts(n_experts):
+    """Return the number of experts if it is one."""
     if n_experts < 1:
         raise ValueError(f"n_experts: expected 1 or more, got {n_experts}")
     return n_experts
@@ -147,7 +126,7 @@ class ExpertPool(nn.ModuleList):
     ):
         super().__init__(
             FeedForwardExpert(input_size, hidden_size, output_size)
-            for _ in range(check_n_experts(n_experts))
+            for _ in range(_check_n_experts(n_experts))
         )
         if start not in EXPERT_STARTS:
             raise ValueError(
@@ -194,7 +173,7 @@ class LayerMixingPool(nn.ModuleList):
     def __init__(self, n_experts, n_layer_reps, dim):
         super().__init__(
             LayerMixingExpert(n_layer_reps)
-            for _ in range(check_n_experts(n_experts))
+            for _ in range(_check_n_experts(n_experts))
         )
         self.n_experts = n_experts
         self.n_layer_reps = n_layer_reps

@@ -51,7 +51,7 @@ class MixtureOutput(NamedTuple):
         return experts
 
 
-class DispatchPlan(NamedTuple):
+class _DispatchPlan(NamedTuple):
     """Which frames each expert computes, and where its results are used.
 
     Arguments
@@ -79,7 +79,7 @@ def plan_dispatch(decisions, n_experts):
 
     Returns
     -------
-    DispatchPlan
+    _DispatchPlan
         Frames per expert and slots per task.
 
     Example
@@ -106,7 +106,7 @@ def plan_dispatch(decisions, n_experts):
     counts = sent.sum(dim=1).tolist()  # the only wait for a GPU
     pairs = torch.nonzero_static(sent, size=sum(counts))
     slot = sent.flatten().cumsum(0).view_as(sent) - 1
-    return DispatchPlan(
+    return _DispatchPlan(
         pairs[:, 1].split(counts),
         [slot.gather(0, index).t() for index in experts],
     )

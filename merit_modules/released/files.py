@@ -258,31 +258,8 @@ def _why_not_weight(tensor):
     return None
 
 
-def read_cfg(path):
-    """Read the configuration beside the weights of an SSL model.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file.
-
-    Returns
-    -------
-    dict or None
-        Its ``cfg``; None if it has none.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "WavLM-Large.pt"
-    >>> torch.save({"cfg": {"encoder_layers": 24}, "model": {}}, path)
-    >>> read_cfg(path)
-    {'encoder_layers': 24}
-    """
+def _read_cfg(path):
+    """Read the configuration beside the weights of an SSL model."""
     content = read_torch_file(path)
     cfg = content.get("cfg") if isinstance(content, dict) else None
     try:
@@ -346,7 +323,7 @@ def read_all(files):
     if files.loss is not None:
         training = attempt(_read_training, files.loss)
     if files.cfg is not None:
-        cfg = attempt(read_cfg, files.cfg)
+        cfg = attempt(_read_cfg, files.cfg)
     if problems:
         raise ReleaseError(problems)
     return parts, statistics, training, cfg

@@ -83,16 +83,8 @@ class Column(NamedTuple):
     conditions: list
 
 
-def columns_of(conditions):
-    """List the columns: the conditions, and a mean after each group.
-
-    Example
-    -------
-    >>> from merit_modules.report.study import Condition
-    >>> conditions = [Condition(f"a_{s}dB", "a", s) for s in (0, 5)]
-    >>> [column.name for column in columns_of(conditions)]
-    ['a_0dB', 'a_5dB', 'a mean']
-    """
+def _columns_of(conditions):
+    """List the columns: the conditions, and a mean after each group."""
     found = []
     for group in dict.fromkeys(c.group for c in conditions):
         members = [c for c in conditions if c.group == group]
@@ -133,7 +125,7 @@ class Comparer:
         self.settings = settings
         # The baseline first, the others as they were given.
         study.systems.sort(key=lambda system: system != settings.baseline)
-        self.columns = columns_of(study.conditions)
+        self.columns = _columns_of(study.conditions)
         self._cached_for, self._cache = None, {}  # rows of one score
         self.boot = Bootstrap(
             len(study.speakers), settings.n_resamples, settings.seed

@@ -51,28 +51,8 @@ def distance_bias(attention, n_frames):
     return by_distance.T[:, index]
 
 
-def gate_of(attention, frames):
-    """Compute how much of the bias each querying frame takes.
-
-    Arguments
-    ---------
-    attention : torch.nn.Module
-        A WavLM attention.
-    frames : torch.Tensor
-        Its input (..., D).
-
-    Returns
-    -------
-    torch.Tensor
-        Gate (..., H).
-
-    Example
-    -------
-    >>> from merit_modules.tiny import tiny_system
-    >>> encoder = tiny_system().ssl_encoder.model.encoder
-    >>> gate_of(encoder.layers[1].attention, torch.rand(5, 16)).shape
-    torch.Size([5, 2])
-    """
+def _gate_of(attention, frames):
+    """Compute how much of the bias each querying frame takes."""
     project = attention.gru_rel_pos_linear
     heads = frames.unflatten(-1, (attention.num_heads, -1))
     if type(project) is nn.Linear:
@@ -157,7 +137,7 @@ def attend(attention, frames, batch, bias=None, span=None):
         onednn.apply(project, frames)
         for project in (attention.q_proj, attention.k_proj, attention.v_proj)
     )
-    gate = None if bias is None else gate_of(attention, frames)
+    gate = None if bias is None else _gate_of(attention, frames)
     dropout = attention.dropout if attention.training else 0.0
     size = attention.num_heads, dropout, span
     if batch.lengths is None:

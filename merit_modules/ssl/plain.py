@@ -53,7 +53,7 @@ def encode_waves(conv_layers, wavs, n_samples=None):
             frames = layer.conv(frames)
             stride, kernel = layer.conv.stride[0], layer.conv.kernel_size[0]
             n_valid = ((n_samples - kernel) // stride + 1).clamp_min(1)
-            frames = masked_instance_norm(frames, n_valid, norm)
+            frames = _masked_instance_norm(frames, n_valid, norm)
             frames = layer.activation(frames)
         else:
             frames = layer(frames)
@@ -108,32 +108,8 @@ def layer_outputs(encoder, frames, valid=None):
     return tuple(outputs)
 
 
-def masked_instance_norm(frames, n_valid, norm):
-    """Apply a one-channel-per-group GroupNorm over valid frames only.
-
-    Arguments
-    ---------
-    frames : torch.Tensor
-        Channels over time (B, C, T).
-    n_valid : torch.Tensor
-        Valid frames per utterance (B,).
-    norm : torch.nn.GroupNorm
-        Gives weight, bias and epsilon.
-
-    Returns
-    -------
-    torch.Tensor
-        Normalised frames (B, C, T).
-
-    Example
-    -------
-    >>> norm = nn.GroupNorm(2, 2)
-    >>> x = torch.randn(1, 2, 6)
-    >>> padded = torch.cat([x, torch.ones(1, 2, 3)], dim=-1)
-    >>> y = masked_instance_norm(padded, torch.tensor([6]), norm)
-    >>> torch.allclose(y[..., :6], norm(x), atol=1e-5)
-    True
-    """
+def _masked_instance_norm(frames, n_valid, norm):
+    """Apply a one-channel-per-group GroupNorm over valid frames only."""
     n_valid = n_valid.to(frames.device, non_blocking=True)
     valid = valid_mask(n_valid, frames.shape[-1]).unsqueeze(1)
     count = n_valid[:, None, None]

@@ -69,7 +69,7 @@ class JobLog:
         self._log = JsonLines(self.out / LOG)
         self._errors = JsonLines(self.out / ERRORS)
         self._lock = threading.Lock()
-        self._earlier = read_settings(self.out, [LOG, ERRORS, *_RESULTS])
+        self._earlier = _read_settings(self.out, [LOG, ERRORS, *_RESULTS])
         self._settings = self._results = None
         self._overwrite = False
         self._segments = {}  # of each recording whose rows are whole
@@ -102,7 +102,7 @@ class JobLog:
         if overwrite:
             return
         if self._earlier is not None:
-            check_same(self.out, self._earlier, settings)
+            _check_same(self.out, self._earlier, settings)
         self._segments = self._results.count_segments()
 
     def is_done(self, job):
@@ -145,7 +145,7 @@ class JobLog:
             self._remove_all(todo)
         self._check_names(todo)
         if self._earlier is None:
-            write_settings(self.out, self._settings)
+            _write_settings(self.out, self._settings)
         for job in todo:
             if job.key in self._entries:
                 self._entries[job.key]["state"] = STARTED
@@ -265,35 +265,8 @@ SETTINGS = "settings.json"
 _COMPARED = ("command", "model_fingerprint", "settings")
 
 
-def read_settings(out, other_names):
-    """Read the settings of the results in a folder.
-
-    Arguments
-    ---------
-    out : str or Path
-        The folder.
-    other_names : sequence of str
-        Files that cannot be ours if there are no settings.
-
-    Returns
-    -------
-    dict or None
-        The settings; None if there are no results yet.
-
-    Raises
-    ------
-    InputError
-        If one of the files was written by another program.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> read_settings(folder, ["results.csv"])
-    >>> _ = (folder / SETTINGS).write_text('{"theme": "dark"}')
-    >>> read_settings(folder, ["results.csv"])
-    Traceback (most recent call last):
-    merit_modules.errors.InputError: ...not written by merit; choose another...
-    """
+def _read_settings(out, other_names):
+    """Read the settings of the results in a folder."""
     path = Path(out) / SETTINGS
     if not path.exists():
         for name in other_names:
@@ -315,47 +288,14 @@ def _foreign(path):
     )
 
 
-def write_settings(out, settings):
-    """Write the settings of the results in a folder, which is made.
-
-    Arguments
-    ---------
-    out : str or Path
-        The folder.
-    settings : dict
-        ``command``, ``model_fingerprint``, ``settings`` (all compared), and
-        what else is good to know.
-    """
+def _write_settings(out, settings):
+    """Write the settings of the results in a folder, which is made."""
     text = json.dumps(settings, indent=2, ensure_ascii=False)
     write_atomically(Path(out) / SETTINGS, text + "\n")
 
 
-def check_same(out, earlier, settings):
-    """Compare settings.
-
-    Arguments
-    ---------
-    out : str or Path
-        The folder, for the message.
-    earlier : dict
-        Of the results that are there.
-    settings : dict
-        Of those that are wanted.
-
-    Raises
-    ------
-    InputError
-        If they differ, saying in what.
-
-    Example
-    -------
-    >>> there = {"command": "classify", "model_fingerprint": "1f3c"}
-    >>> there["settings"] = {"segment_seconds": 3.0}
-    >>> check_same("out", there, {**there, "command": "enhance"})
-    Traceback (most recent call last):
-    merit_modules.errors.InputError: out: holds the results of something else:
-    command: classify there, enhance here. Choose another --out, or ...
-    """
+def _check_same(out, earlier, settings):
+    """Compare settings."""
     there, here = _compared(earlier), _compared(settings)
     if there["command"] != here["command"]:
         here = {"command": here["command"]}

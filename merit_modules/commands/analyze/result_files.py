@@ -68,7 +68,7 @@ class JsonLines:
         _append(self.path, _as_lines(rows))
 
 
-class CsvTable:
+class _CsvTable:
     """A table whose columns are those of its first row.
 
     Arguments
@@ -78,7 +78,7 @@ class CsvTable:
 
     Example
     -------
-    >>> table = CsvTable(getfixture("tmp_path") / "table.csv")
+    >>> table = _CsvTable(getfixture("tmp_path") / "table.csv")
     >>> table.append([{"file": "a.wav", "score": 0.5}])
     >>> with open(table.path, "a") as stream:
     ...     _ = stream.write("b.wa")
@@ -163,7 +163,7 @@ def _append(path, text):
         stream.write(text)
 
 
-class JsonResults:
+class _JsonResults:
     """Results as ``results.jsonl``: all of a recording in one object.
 
     Arguments
@@ -214,8 +214,8 @@ class CsvResults:
     names = (TABLE, TIMELINE)
 
     def __init__(self, out):
-        self._table = CsvTable(Path(out) / TABLE)
-        self._timeline = CsvTable(Path(out) / TIMELINE)
+        self._table = _CsvTable(Path(out) / TABLE)
+        self._timeline = _CsvTable(Path(out) / TIMELINE)
 
     def count_segments(self):
         """Tell of each recording how many segments its timeline has."""
@@ -239,7 +239,7 @@ class CsvResults:
 
 
 #: Format to what writes it.
-FORMATS = {"jsonl": JsonResults, "csv": CsvResults}
+FORMATS = {"jsonl": _JsonResults, "csv": CsvResults}
 
 
 def count_segments(told):

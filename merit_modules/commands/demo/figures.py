@@ -30,7 +30,7 @@ _TOP, _GAP, _TIME_AXIS = 0.1, 0.14, 0.46
 _DRAWING = threading.Lock()
 
 
-class Layout(NamedTuple):
+class _Layout(NamedTuple):
     """Where a picture has its panels, in inches.
 
     Arguments
@@ -51,8 +51,8 @@ class Layout(NamedTuple):
     beside: bool
 
 
-WIDE = Layout(9.2, 0.8, 1.25, beside=True)
-NARROW = Layout(3.9, 0.62, 0.14, beside=False)
+WIDE = _Layout(9.2, 0.8, 1.25, beside=True)
+NARROW = _Layout(3.9, 0.62, 0.14, beside=False)
 
 
 def draw_spectrograms(spectra, sample_rate_hz, duration_s, layout=WIDE):
@@ -66,7 +66,7 @@ def draw_spectrograms(spectra, sample_rate_hz, duration_s, layout=WIDE):
         Sample rate of the audio.
     duration_s : float
         Its length.
-    layout : Layout
+    layout : _Layout
         Where the panels lie.
 
     Returns
@@ -119,7 +119,7 @@ def draw_timeline(timeline, labels, duration_s, scale=None, layout=WIDE):
         Length of the recording.
     scale : sequence of float, optional
         Lowest and highest value of an attribute; without it, classes.
-    layout : Layout
+    layout : _Layout
         Where the panel lies.
 
     Returns
@@ -204,7 +204,7 @@ def draw_routing(routing, n_experts, frame_s, duration_s, layout=WIDE):
         Seconds from one frame to the next.
     duration_s : float
         Length of the recording.
-    layout : Layout
+    layout : _Layout
         Where the strips lie.
 
     Returns

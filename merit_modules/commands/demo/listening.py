@@ -207,7 +207,7 @@ def _draw(model, analysis, noisy):
         pictures["routing"] = (
             draw_routing,
             analysis.routing,
-            count_experts(model, analysis.routing),
+            _count_experts(model, analysis.routing),
             analysis.frame_s,
         )
     return {
@@ -216,20 +216,7 @@ def _draw(model, analysis, noisy):
     }
 
 
-def count_experts(model, routing):
-    """Count the experts of a model's pool.
-
-    Arguments
-    ---------
-    model : SparseMERIT
-        The model.
-    routing : dict
-        Task name to the expert of each frame.
-
-    Returns
-    -------
-    int
-        Experts; those that served, if the model does not tell.
-    """
+def _count_experts(model, routing):
+    """Count the experts of a model's pool."""
     served = 1 + max(int(np.asarray(e).max()) for e in routing.values())
     return max(served, len(getattr(model.mods.system.mixture, "experts", ())))

@@ -48,28 +48,14 @@ def serve(model, limits, host="127.0.0.1", port=0, say=print):
     with (
         _terminable(),
         _listen(host, port) as opened,
-        private_folder() as folder,
+        _private_folder() as folder,
     ):
-        _run(make_app(model, limits, folder), opened, say)
+        _run(_make_app(model, limits, folder), opened, say)
 
 
 @contextlib.contextmanager
-def private_folder():
-    """Make the folder of all uploads and results; delete it at the end.
-
-    Yields
-    ------
-    Path
-        The folder, readable by its owner alone.
-
-    Example
-    -------
-    >>> with private_folder() as folder:
-    ...     print(folder.is_dir())
-    True
-    >>> folder.exists()
-    False
-    """
+def _private_folder():
+    """Make the folder of all uploads and results; delete it at the end."""
     folder = Path(tempfile.mkdtemp(prefix="merit-demo-")).resolve()
     settings = SILENT | {"GRADIO_TEMP_DIR": str(folder)}
     before = {name: os.environ.get(name) for name in settings}
@@ -84,28 +70,8 @@ def private_folder():
                 os.environ[name] = value
 
 
-def make_app(model, limits, folder):
-    """Make the ASGI application of a model's page.
-
-    Arguments
-    ---------
-    model : SparseMERIT
-        The model.
-    limits : Limits
-        What visitors may ask for.
-    folder : Path
-        See :func:`private_folder`.
-
-    Returns
-    -------
-    callable
-        The application.
-
-    Raises
-    ------
-    InputError
-        If Gradio is missing.
-    """
+def _make_app(model, limits, folder):
+    """Make the ASGI application of a model's page."""
     try:
         import gradio
         from fastapi import FastAPI

@@ -43,7 +43,7 @@ NOISE_SETS = {
 NOISE_DURATION_S = (4.0, 8.0)
 
 
-class Item(NamedTuple):
+class _Item(NamedTuple):
     """One file of the corpus.
 
     Arguments
@@ -82,7 +82,7 @@ class Item(NamedTuple):
 
         Example
         -------
-        >>> item = Item("noise_valid", "pink", {"wav": "{data_root}/a.wav"}, 0)
+        >>> item = _Item("noise_valid", "pink", {"wav": "{data_root}/a.wav"}, 0)
         >>> item.path(Path("corpus")).as_posix()
         'corpus/a.wav'
         """
@@ -156,7 +156,7 @@ def plan_corpus(n_sentences, seed):
 
     Returns
     -------
-    items : list of Item
+    items : list of _Item
 
     Example
     -------
@@ -178,7 +178,7 @@ def _speech(split, n_sentences, seed):
             "spk_id": utterance.voice,
         }
         render = partial(_render_speech, utterance)
-        yield Item(split, utterance.utt_id, entry, render)
+        yield _Item(split, utterance.utt_id, entry, render)
 
 
 def _noises(manifest, seed):
@@ -191,7 +191,7 @@ def _noises(manifest, seed):
                 "wav": f"{DATA_ROOT}/noise/{name}.wav",
                 "noise_type": noise_type,
             }
-            yield Item(
+            yield _Item(
                 manifest, name, entry, partial(_render_noise, make, name, seed)
             )
 

@@ -24,7 +24,7 @@ _AUDIOSET_ID = re.compile(r"[\w-]{11}", re.ASCII)
 _FREESOUND_ID = re.compile(r"(\d+)(?:[_-].*)?")
 
 
-class Origin(NamedTuple):
+class _Origin(NamedTuple):
     """Where a noise file comes from.
 
     Arguments
@@ -42,7 +42,7 @@ class Origin(NamedTuple):
     clip: str | None = None
 
 
-class NoiseForm(NamedTuple):
+class _NoiseForm(NamedTuple):
     """How a corpus lies on the disk.
 
     Arguments
@@ -54,7 +54,7 @@ class NoiseForm(NamedTuple):
         Subfolders of that place to use; empty: all.
     origins : callable
         From the place to a function of a file's relative name that returns
-        its :class:`Origin`.
+        its :class:`_Origin`.
     """
 
     places: tuple
@@ -134,7 +134,7 @@ def find_noise(folder, form, parts=None):
     Returns
     -------
     files : dict
-        ``{name: (path, Origin)}``, names relative to ``folder``, sorted.
+        ``{name: (path, _Origin)}``, names relative to ``folder``, sorted.
 
     Raises
     ------
@@ -173,7 +173,7 @@ def find_noise(folder, form, parts=None):
 
 def _any_folder(place):
     def origin(name):
-        return Origin(guess_recording(name), guess_noise_type(name))
+        return _Origin(guess_recording(name), guess_noise_type(name))
 
     return origin
 
@@ -190,10 +190,10 @@ def _dns(place):
         stem = Path(name).stem
         freesound = _DNS_FREESOUND.fullmatch(stem)
         if freesound:
-            return Origin(name, freesound[1], f"freesound:{freesound[2]}")
+            return _Origin(name, freesound[1], f"freesound:{freesound[2]}")
         if _AUDIOSET_ID.fullmatch(stem):
-            return Origin(name, "audioset", f"audioset:{stem}")
-        return Origin(guess_recording(name), guess_noise_type(name))
+            return _Origin(name, "audioset", f"audioset:{stem}")
+        return _Origin(guess_recording(name), guess_noise_type(name))
 
     return origin
 
@@ -204,14 +204,14 @@ def _freesound(place):
         noise_type = path.parent.name or "freesound"
         number = _FREESOUND_ID.fullmatch(path.stem)
         clip = f"freesound:{number[1]}" if number else None
-        return Origin(guess_recording(name), noise_type, clip)
+        return _Origin(guess_recording(name), noise_type, clip)
 
     return origin
 
 
 def _musan(place):
     def origin(name):
-        return Origin(name, Path(name).parent.as_posix())
+        return _Origin(name, Path(name).parent.as_posix())
 
     return origin
 
@@ -227,7 +227,7 @@ def _esc50(place):
                 "1-100032-A-17.wav (fold, clip, take, class)"
             )
         noise_type = categories.get(clip[3], f"esc50_{clip[3]}")
-        return Origin(name, noise_type, f"freesound:{clip[2]}")
+        return _Origin(name, noise_type, f"freesound:{clip[2]}")
 
     return origin
 
@@ -257,13 +257,13 @@ def _demand(place):
             )
         # The archives of both rates may lie side by side.
         environment = _DEMAND_RATE.sub("", path.parent.name)
-        return Origin(name, environment, f"demand:{environment}")
+        return _Origin(name, environment, f"demand:{environment}")
 
     return origin
 
 
 FORMS = {
-    "dns": NoiseForm(
+    "dns": _NoiseForm(
         (
             "datasets_fullband/noise_fullband",
             "noise_fullband",
@@ -273,10 +273,10 @@ FORMS = {
         (),
         _dns,
     ),
-    "freesound": NoiseForm((), (), _freesound),
-    "crss": NoiseForm((), (), _any_folder),
-    "musan": NoiseForm(("musan",), ("noise",), _musan),
-    "esc50": NoiseForm(("ESC-50-master/audio", "audio"), (), _esc50),
-    "demand": NoiseForm((), (), _demand),
-    "folder": NoiseForm((), (), _any_folder),
+    "freesound": _NoiseForm((), (), _freesound),
+    "crss": _NoiseForm((), (), _any_folder),
+    "musan": _NoiseForm(("musan",), ("noise",), _musan),
+    "esc50": _NoiseForm(("ESC-50-master/audio", "audio"), (), _esc50),
+    "demand": _NoiseForm((), (), _demand),
+    "folder": _NoiseForm((), (), _any_folder),
 }

@@ -58,7 +58,7 @@ _BACKLOG = 4  # utterances per worker that wait: bounds the memory
 _CRASHED = "the worker process crashed"
 
 
-class Measurement(NamedTuple):
+class _Measurement(NamedTuple):
     """One metric of one side of an utterance: a value or a reason for none."""
 
     side: str
@@ -280,7 +280,7 @@ class EnhancementScorer:
                 measurements += future.result()
             except BrokenProcessPool:
                 self._pool = None
-                measurements.append(Measurement(*measure, reason=_CRASHED))
+                measurements.append(_Measurement(*measure, reason=_CRASHED))
         return measurements
 
 
@@ -304,7 +304,7 @@ def score_utterance(
 
     Returns
     -------
-    list of Measurement
+    list of _Measurement
         What came out, in the order of ``measures``.
 
     Raises
@@ -348,7 +348,7 @@ def score_utterance(
             outcome["reason"] = str(error)
         except Exception as error:
             raise RuntimeError(f"{metric} of {side} {utt_id!r}") from error
-        measurements.append(Measurement(side, metric, **outcome))
+        measurements.append(_Measurement(side, metric, **outcome))
     return measurements
 
 

@@ -34,7 +34,7 @@ def quantize(source, path):
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = onnx.load(source)
-    if not any(part_of(node.name) for node in model.graph.node):
+    if not any(_part_of(node.name) for node in model.graph.node):
         raise InputError(
             f"{source}: expected nodes named after parts of a system, as "
             "export_onnx() names them, got none: export it again"
@@ -46,25 +46,13 @@ def quantize(source, path):
         op_types_to_quantize=["MatMul", "Gemm"],
         per_channel=True,
         weight_type=QuantType.QInt8,
-        nodes_to_exclude=kept_nodes(model),
+        nodes_to_exclude=_kept_nodes(model),
         use_external_data_format=n_weights > _LARGE,
     )
 
 
-def kept_nodes(model):
-    """Find the products that stay in fp32.
-
-    Arguments
-    ---------
-    model : onnx.ModelProto
-        An exported system.
-
-    Returns
-    -------
-    list of str
-        Names of the nodes of kept parts, and of those whose weight is a
-        vector, also as the quantiser renames them.
-    """
+def _kept_nodes(model):
+    """Find the products that stay in fp32."""
     vectors = {
         weight.name
         for weight in model.graph.initializer
@@ -74,7 +62,7 @@ def kept_nodes(model):
         node.name
         for node in model.graph.node
         if node.op_type in ("MatMul", "Gemm")
-        and (node.input[1] in vectors or is_kept(part_of(node.name)))
+        and (node.input[1] in vectors or is_kept(_part_of(node.name)))
     ]
     # It takes a Gemm apart first.
     return names + [f"{name}_MatMul" for name in names]
@@ -99,24 +87,6 @@ def name_after_parts(graph):
             node.name = f"{scopes[-2]}/{node.name}"
 
 
-def part_of(name):
-    """Read the part of the system from the name of a node.
-
-    Arguments
-    ---------
-    name : str
-        The name.
-
-    Returns
-    -------
-    str
-        The part, with dots between its own parts; empty if it is not known.
-
-    Example
-    -------
-    >>> part_of("system.mixture.routers.se/node_linear_15")
-    'system.mixture.routers.se'
-    >>> part_of("node_linear_15")
-    ''
-    """
+def _part_of(name):
+    """Read the part of the system from the name of a node."""
     return name.rpartition("/")[0]
