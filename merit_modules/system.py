@@ -303,7 +303,8 @@ class WaveformNormalizer(nn.Module):
     @property
     def is_fitted(self):
         """Whether statistics were set or loaded."""
-        if not self._is_fitted:  # asked once: it makes a GPU's host wait
+        # A GPU is asked once: its host waits for the answer.
+        if not self._is_fitted or self.std.device.type == "cpu":
             self._is_fitted = bool(self.std > 0)
         return self._is_fitted
 
