@@ -10,7 +10,7 @@ COVERED = {
         "test_pooling_agrees_with_the_released_code",
     ),
     "balance_losses.pt": (
-        "moe.test_mixture",
+        "losses.test_routing",
         "test_balance_losses_on_worked_values",
     ),
     "enhancement_metrics.pt": (
