@@ -80,7 +80,7 @@ class _PrepackedProduct(Prepacked):
         The bias (E,).
     """
 
-    #: Rows that the order is chosen for; it hardly hangs on their number.
+    #: Rows that the order is chosen for; it hardly depends on their number.
     N_ROWS = 512
 
     def __init__(self, weight, bias):

@@ -42,7 +42,7 @@ def write_manifests(manifest_folder, manifests, stamp):
     manifests : dict
         ``{name: entries}``: ``train`` is written to ``train.json``.
     stamp : dict
-        What the manifests hang on (folders, number of files, arguments), of
+        What the manifests depend on (folders, number of files, arguments), of
         types that JSON knows.
 
     Raises

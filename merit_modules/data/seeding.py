@@ -1,4 +1,4 @@
-"""Random numbers that hang on a key, not on what was drawn before them."""
+"""Random numbers that depend on a key, not on what was drawn before them."""
 
 import hashlib
 import json

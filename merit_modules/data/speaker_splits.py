@@ -19,7 +19,7 @@ def speaker_disjoint_splits(entries, shares=SHARES, seed=1234):
     Several random orders are tried: each speaker goes where the numbers per
     class then come closest to the shares (least chi-square), and is moved as
     long as that helps. Utterances without a speaker then fill the splits up,
-    one by one. The result hangs on ids, labels, shares and seed alone.
+    one by one. The result depends on ids, labels, shares and seed alone.
 
     Arguments
     ---------

@@ -51,7 +51,7 @@ class Evaluation:
     loader_kwargs : callable
         Dataset to the arguments of its loader.
     settings : dict
-        What else the scores hang on, as plain values.
+        What else the scores depend on, as plain values.
     """
 
     def __init__(

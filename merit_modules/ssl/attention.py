@@ -1,7 +1,7 @@
 """Self-attention of the SSL models' transformer layers, with WavLM's bias.
 
-WavLM adds to every score a bias that hangs on the distance of the two frames
-and on a gate that the querying frame sets. What hangs on the distance is the
+WavLM adds to every score a bias that depends on the distance of the two frames
+and on a gate that the querying frame sets. What depends on the distance is the
 same in all layers and is looked up once per distance. The parameters are those
 of the transformers' modules.
 """
@@ -70,7 +70,7 @@ def _gate_of(attention, frames):
 def bias_size(n_frames, span):
     """Count the frames that a bias must reach over.
 
-    A frame's bias hangs on distances alone, so that of a near stretch serves
+    A frame's bias depends on distances alone, so that of a near stretch serves
     everywhere.
 
     Arguments

@@ -312,7 +312,7 @@ class GradientSurgery:
             return
         for gradients in self._gradients.values():
             for gradient in gradients.values():
-                # Which are None hangs on the system alone (an idle expert has
+                # Which are None depends on the system alone (an idle expert has
                 # a gradient of zeros), so all processes meet here.
                 if gradient is not None:
                     dist.all_reduce(gradient)

@@ -154,7 +154,7 @@ def noise(options):
 
 
 def costs(form, model, system, wavs):
-    """Return an output, and what does not hang on the machine's speed."""
+    """Return an output, and what does not depend on the machine's speed."""
     duration_s = wavs.numel() / SAMPLE_RATE_HZ
     tensors = [*model.parameters(), *model.buffers()]
     sizes = count_parameters(model)

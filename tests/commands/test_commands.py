@@ -503,7 +503,7 @@ def test_overwrite_removes_its_own_files_only(model, corpus, tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(model, tmp_path_factory):
-    """Two folders of results, in both formats, and what they hang on."""
+    """Two folders of results, in both formats, and what they depend on."""
     folder = tmp_path_factory.mktemp("finished")
     for i in range(3):
         write(folder / "in" / f"{i}.wav", 8000, seed=i)

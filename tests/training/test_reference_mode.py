@@ -145,7 +145,7 @@ def test_every_parameter_after_the_step(trained, case):
 
 
 def test_the_default_padding_rule_gives_another_step(golden, case, tmp_path):
-    """The agreement hangs on the reference mode, so it can fail."""
+    """The agreement depends on the reference mode, so it can fail."""
     _, step = case
     brain = take_step(golden, case, tmp_path, padding_rule="exact")
     assert (brain.loss - step["loss"]).abs() > 1e-4

@@ -83,7 +83,7 @@ class JobLog:
         }
 
     def check(self, settings, overwrite=False):
-        """Compare what the results hang on; change nothing yet.
+        """Compare what the results depend on; change nothing yet.
 
         Arguments
         ---------
@@ -95,7 +95,7 @@ class JobLog:
         Raises
         ------
         InputError
-            If there are results that hang on something else.
+            If there are results that depend on something else.
         """
         self._settings, self._overwrite = settings, overwrite
         self._results = FORMATS[settings["settings"]["format"]](self.out)

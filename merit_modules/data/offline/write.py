@@ -226,7 +226,7 @@ def _finish(folder, manifest, mixer, done):
 
 
 def _made_from(manifest, mixer, max_duration_s, audio_format):
-    """Return what the mixtures hang on, as JSON has it."""
+    """Return what the mixtures depend on, as JSON has it."""
     if audio_format not in FORMATS:
         raise InputError(
             f"audio_format: expected one of {', '.join(FORMATS)}, got "
