@@ -10,6 +10,7 @@ import contextlib
 import pytest
 import torch
 
+from merit_modules.heads import PaddedBLSTM
 from merit_modules.losses import JointLoss
 from merit_modules.moe import mixture
 from merit_modules.tiny import tiny_system
@@ -49,6 +50,16 @@ def test_only_the_counts_of_the_experts_are_waited_for(monkeypatch):
     system = take_step()
     assert system.se_head.output_layer.weight.grad is not None
     assert system.ser_head.pooling.projection.weight.grad is not None
+
+
+def test_the_filled_up_lstm_asks_for_nothing():
+    blstm = PaddedBLSTM(4, 3, num_layers=2).to("meta")
+    frames = torch.randn(17, 9, 4, device="meta", requires_grad=True)
+    output = blstm._in_filled_pieces(frames, torch.arange(17) % 9 + 1)
+    output.sum().backward()
+    assert frames.grad.shape == frames.shape
+    with pytest.raises(NO_VALUE):
+        blstm._packed(frames, torch.arange(17, device="meta") % 9 + 1)
 
 
 @pytest.mark.parametrize(
