@@ -204,6 +204,7 @@ def test_the_rooms_are_those_of_the_layers_test():
 # ---- training, testing, comparing --------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     printed(r"python train\.py hparams/.*", "README.md", "docs/training.md")
@@ -259,6 +260,7 @@ def two_runs(miniemo, tmp_path_factory):
     return runs
 
 
+@pytest.mark.slow
 def test_from_runs_to_the_report(two_runs, tmp_path):
     """Grid, scores and report, by the commands of the page in turn."""
     for command in printed("merit evaluate .*"):
@@ -286,6 +288,7 @@ def test_from_runs_to_the_report(two_runs, tmp_path):
     assert "<h2>Routing</h2>" in page and page.count("<audio") >= 6
 
 
+@pytest.mark.slow
 def test_mixing_to_disk_and_reading_it(miniemo, tmp_path):
     page = "recipes/noise/README.md"
     (command,) = printed("merit mix .*", page)
@@ -338,6 +341,7 @@ def run_snippets(page, places=(), names=(), only=""):
     return names
 
 
+@pytest.mark.slow
 def test_three_lines_of_python(model_dir, recordings, capsys, monkeypatch):
     (snippet,) = [
         s for s in blocks("README.md", "python") if "SparseMERIT" in s
@@ -368,6 +372,7 @@ def test_three_lines_of_python(model_dir, recordings, capsys, monkeypatch):
         )
 
 
+@pytest.mark.slow
 def test_commands_in_use(model_dir, recordings, tmp_path):
     (command,) = printed("merit analyze .*")
     out = tmp_path / "out"
@@ -379,6 +384,7 @@ def test_commands_in_use(model_dir, recordings, tmp_path):
     assert (out / "noisy.wav").is_file()
 
 
+@pytest.mark.slow
 def test_a_pipe(model_dir, recordings):
     (command,) = printed("ffmpeg .*")
     shim = "ffmpeg() { cat noisy.wav; }\n"
@@ -391,6 +397,7 @@ def test_a_pipe(model_dir, recordings):
     assert lengths[0] == lengths[1]
 
 
+@pytest.mark.slow
 def test_inference_snippets(model_dir, recordings, capsys, monkeypatch):
     monkeypatch.chdir(recordings)
     blocks_of_sound = np.zeros((4, 24000), dtype=np.float32)
@@ -404,6 +411,7 @@ def test_inference_snippets(model_dir, recordings, capsys, monkeypatch):
     assert names["rest"].emotion.label in names["model"].labels
 
 
+@pytest.mark.slow
 def test_onnx_snippets(model_dir, tmp_path, monkeypatch):
     pytest.importorskip("onnxscript")
     monkeypatch.chdir(tmp_path)
@@ -420,6 +428,7 @@ def test_the_parts_snippet(capsys):
     assert capsys.readouterr().out.startswith("torch.Size([2, 99, 256])")
 
 
+@pytest.mark.slow
 def test_a_release(tmp_path):
     page, tensors = "docs/released_code.md", (wavlm_tensors(), mmoe_tensors())
     release = write_model(tmp_path / "release", *tensors, head_tensors())

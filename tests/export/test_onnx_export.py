@@ -188,6 +188,7 @@ def test_the_graph_equals_the_system(exported, name):
                 assert np.abs(values - expected[key]).max() < 1e-4, key
 
 
+@pytest.mark.slow
 def test_an_idle_expert_is_right(exported):
     system, model = exported("sparse_merit")
     chosen = {
@@ -256,6 +257,7 @@ def test_the_file_says_what_it_is(exported):
     assert str(ROOT).encode() not in model.path.read_bytes()
 
 
+@pytest.mark.slow
 def test_analysis_tells_the_emotion(exported):
     system, model = exported("sparse_merit")
     wav = noise(8000)

@@ -59,6 +59,7 @@ def test_one_epoch_as_printed(place):
     }
 
 
+@pytest.mark.slow
 def test_seeds_as_printed(place):
     done = run(COMMANDS[1], place)
     assert done.returncode == 0, done.stdout + done.stderr
