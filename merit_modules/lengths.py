@@ -132,24 +132,26 @@ def task_lengths(rule, n_samples, n_frames, n_padded, n_rows, hop_length):
     )
 
 
-def absolute_lengths(wav_lens, n_max):
-    """Turn SpeechBrain's relative lengths into numbers of samples.
+def absolute_lengths(lengths, n_max):
+    """Turn SpeechBrain's relative lengths into numbers of samples or frames.
 
     Arguments
     ---------
-    wav_lens : torch.Tensor
+    lengths : torch.Tensor
         Relative lengths (B,), 1.0 for the longest utterance of the batch.
     n_max : int
-        Padded length of the batch in samples.
+        Padded length of the batch in samples or frames.
 
     Returns
     -------
     torch.Tensor
-        Lengths in samples (B,), int64, on the CPU: the host needs them, and a
-        GPU that is asked for them later makes it wait.
+        Samples or frames per utterance (B,), int64, on the CPU: the host needs
+        them, and a GPU that is asked for them later makes it wait.
 
     Raises
     ------
+    TypeError
+        If the lengths are counts.
     ValueError
         If a length is not in (0, 1].
 
@@ -158,13 +160,69 @@ def absolute_lengths(wav_lens, n_max):
     >>> absolute_lengths(torch.tensor([1.0, 0.5]), 16000)
     tensor([16000,  8000])
     """
-    # float64: float32 products are off by a sample beyond 2**24.
-    n_samples = torch.round(wav_lens.detach().cpu().double() * n_max).long()
-    if n_samples.min() < 1 or n_samples.max() > n_max:
-        raise ValueError(
-            f"wav_lens: expected values in (0, 1], got {wav_lens.tolist()}"
+    if not lengths.is_floating_point():
+        raise TypeError(
+            "lengths: expected relative lengths, floats in (0, 1], got "
+            f"{lengths.dtype} {lengths.tolist()}"
         )
-    return n_samples
+    # float64: float32 products are off by a sample beyond 2**24.
+    counts = torch.round(lengths.detach().cpu().double() * n_max).long()
+    if lengths.min() <= 0 or counts.max() > n_max:
+        raise ValueError(
+            f"lengths: expected values in (0, 1], got {lengths.tolist()}"
+        )
+    return counts.clamp_min(1)
+
+
+def count_frames(frames, lengths=None, n_frames=None):
+    """Count an utterance's frames, from whichever of two lengths is given.
+
+    Arguments
+    ---------
+    frames : torch.Tensor
+        Frames (B, T, D).
+    lengths : torch.Tensor, optional
+        Relative lengths (B,), as every SpeechBrain lobe takes them.
+    n_frames : torch.Tensor, optional
+        Frames per utterance (B,), where they are known. With neither, all
+        frames count.
+
+    Returns
+    -------
+    torch.Tensor
+        Frames per utterance (B,), integers.
+
+    Raises
+    ------
+    TypeError
+        If ``n_frames`` are floats, or ``lengths`` are not.
+    ValueError
+        If both are given, or a relative length is not in (0, 1].
+
+    Example
+    -------
+    >>> count_frames(torch.rand(2, 10, 4), torch.tensor([1.0, 0.6]))
+    tensor([10,  6])
+    >>> count_frames(torch.rand(2, 10, 4), n_frames=torch.tensor([1.0, 0.6]))
+    Traceback (most recent call last):
+    TypeError: expected numbers of frames or samples, integers, got ...
+    """
+    if n_frames is not None:
+        if lengths is not None:
+            raise ValueError("expected lengths or n_frames, got both")
+        return _checked(n_frames)
+    if lengths is None:
+        return torch.full((len(frames),), frames.shape[1])
+    return absolute_lengths(lengths, frames.shape[1])
+
+
+def _checked(counts):
+    if counts.is_floating_point():
+        raise TypeError(
+            "expected numbers of frames or samples, integers, got "
+            f"{counts.dtype} {counts.tolist()}"
+        )
+    return counts
 
 
 def valid_mask(lengths, max_len, device=None):
@@ -190,6 +248,7 @@ def valid_mask(lengths, max_len, device=None):
     tensor([[1, 1, 0],
             [1, 0, 0]], dtype=torch.int32)
     """
+    lengths = _checked(lengths)
     if device is not None:
         lengths = lengths.to(device, non_blocking=True)
     return length_to_mask(lengths, max_len=max_len, dtype=torch.bool)
@@ -268,7 +327,7 @@ class PackedBatch:
         tensor([[1., 1., 0.],
                 [1., 0., 0.]])
         """
-        return cls(n_rows, n_frames.tolist())
+        return cls(n_rows, _checked(n_frames).tolist())
 
     @classmethod
     def masked(cls, n_frames, n_rows, device=None):

@@ -130,10 +130,15 @@ class JointSystem(nn.Module):
         )
         logits = enhancement = None
         if "ser" in tasks:
-            logits = self.ser_head(mixture.features["ser"], lengths.pooled)
+            logits = self.ser_head(
+                mixture.features["ser"], n_frames=lengths.pooled
+            )
         if "se" in tasks:
             enhancement = self.se_head(
-                mixture.features["se"], lengths.routed, wavs, lengths.enhanced
+                mixture.features["se"],
+                wavs,
+                n_frames=lengths.routed,
+                n_samples=lengths.enhanced,
             )
         return SystemOutput(logits, enhancement, mixture, n_samples)
 
@@ -171,7 +176,7 @@ class JointSystem(nn.Module):
             layers.n_rows,
             self.ssl_encoder.hop_length,
         )
-        mixture = self.mixture(
+        mixture = self.mixture.route(
             layers.reps, lengths.routed, tasks, layers.n_rows
         )
         return Encoded(wavs, n_samples, mixture, lengths)
@@ -254,11 +259,9 @@ class JointSystem(nn.Module):
         torch.Tensor
             Waveforms (B, N) in the scale of the input.
         """
-        n_wavs, n_max = noisy_wavs.shape
-        n_samples = torch.full((n_wavs,), n_max)
-        n_frames = torch.full_like(n_samples, features.shape[1])
+        n_max = noisy_wavs.shape[1]
         wavs = self.normalizer(noisy_wavs)
-        enhancement = self.se_head(features, n_frames, wavs, n_samples)
+        enhancement = self.se_head(features, wavs)
         return self._to_wavs(enhancement, n_max)
 
     def _to_wavs(self, enhancement, n_max):

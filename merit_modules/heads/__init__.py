@@ -5,7 +5,7 @@ from merit_modules.names import exports
 __getattr__, __all__ = exports(
     __name__,
     {
-        "se": "Enhancement PaddedBLSTM SEHead",
+        "se": "Enhancement PaddedBLSTM SEHead SpectralMask",
         "ser": "AttentiveStatsPooling MeanPooling SERHead",
         "spectral": "LogSpectrum log1p_magnitude with_noisy_phase",
     },

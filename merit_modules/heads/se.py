@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from merit_modules.heads.spectral import log1p_magnitude, with_noisy_phase
-from merit_modules.lengths import valid_mask
+from merit_modules.lengths import count_frames, valid_mask
 
 
 class Enhancement(NamedTuple):
@@ -35,8 +35,85 @@ class Enhancement(NamedTuple):
     n_samples: torch.Tensor
 
 
-class SEHead(nn.Module):
-    """A BLSTM that masks the log1p feature (paper Sec. III, after BSSE-SE).
+class SpectralMask(nn.Module):
+    """A BLSTM that masks a log1p spectrum with the help of SSL features.
+
+    The spectrum may be SpeechBrain's: ``torch.log1p(spectral_magnitude(stft,
+    power=0.5))`` with frames every 10 ms.
+
+    Arguments
+    ---------
+    n_bins : int
+        Number of frequency bins F.
+    feature_size : int
+        Width R of the features.
+    hidden_size : int
+        Width of the BLSTM, whose directions are added (paper: 256).
+
+    Example
+    -------
+    >>> head = SpectralMask(n_bins=201, feature_size=6, hidden_size=8)
+    >>> lengths = torch.tensor([1.0, 0.6])
+    >>> head(torch.rand(2, 101, 201), torch.rand(2, 49, 6), lengths).shape
+    torch.Size([2, 101, 201])
+    """
+
+    def __init__(self, n_bins, feature_size, hidden_size=256):
+        super().__init__()
+        self.feature_size = feature_size
+        self.hidden_size = hidden_size
+        self.input_layer = nn.Linear(n_bins + feature_size, hidden_size)
+        self.blstm = PaddedBLSTM(hidden_size, hidden_size, num_layers=2)
+        self.output_layer = nn.Linear(hidden_size, n_bins)
+        # The mask starts near 1: enhancement begins by changing little.
+        nn.init.constant_(self.output_layer.bias, 3.0)
+
+    def forward(self, log1p, features, lengths=None):
+        """Estimate the mask.
+
+        Arguments
+        ---------
+        log1p : torch.Tensor
+            Noisy log1p magnitudes (B, S, F), one per 10 ms.
+        features : torch.Tensor
+            SSL-side features (B, T, R), one per 20 ms.
+        lengths : torch.Tensor, optional
+            Relative lengths (B,) of both; all 1 by default.
+
+        Returns
+        -------
+        torch.Tensor
+            Mask (B, S, F) in [0, 1]; zero in padding.
+        """
+        n_frames = count_frames(features, lengths)
+        return self._mask(
+            log1p, features, n_frames, count_frames(log1p, lengths)
+        )
+
+    def _mask(self, log1p, features, n_frames, n_stft):
+        features = self._to_stft_rate(features, n_frames, log1p.shape[1])
+        hidden = torch.cat([log1p, features], dim=-1)
+        hidden = self.blstm(self.input_layer(hidden), n_frames=n_stft)
+        forward, backward = hidden.chunk(2, dim=-1)
+        mask = torch.sigmoid(self.output_layer(forward + backward))
+        valid = valid_mask(n_stft, mask.shape[1], mask.device)
+        return mask * valid.unsqueeze(-1)
+
+    @staticmethod
+    def _to_stft_rate(features, n_frames, n_stft):
+        # 20 ms to 10 ms: every frame twice, an utterance's last one onwards.
+        position = torch.arange(n_stft, device=features.device) // 2
+        last = (n_frames - 1).unsqueeze(1)
+        last = last.to(features.device, non_blocking=True)
+        index = torch.minimum(position, last)
+        return _reorder(features, index)
+
+
+class SEHead(SpectralMask):
+    """Noisy waveforms and SSL features to enhanced spectra (paper Sec. III).
+
+    The mask is that of :class:`SpectralMask`, after BSSE-SE, on a spectrum
+    that is the same alone and in a padded batch.
 
     Arguments
     ---------
@@ -51,13 +128,8 @@ class SEHead(nn.Module):
     -------
     >>> from merit_modules.heads.spectral import LogSpectrum
     >>> head = SEHead(LogSpectrum(), feature_size=6, hidden_size=8)
-    >>> n_samples = torch.tensor([16000, 8000])
-    >>> out = head(
-    ...     torch.rand(2, 49, 6),
-    ...     torch.tensor([49, 24]),
-    ...     torch.randn(2, 16000),
-    ...     n_samples,
-    ... )
+    >>> features, wavs = torch.rand(2, 49, 6), torch.randn(2, 16000)
+    >>> out = head(features, wavs, torch.tensor([1.0, 0.5]))
     >>> out.mask.shape
     torch.Size([2, 201, 101])
     >>> head.to_wavs(out, 16000).shape
@@ -65,60 +137,43 @@ class SEHead(nn.Module):
     """
 
     def __init__(self, spectrum, feature_size, hidden_size=256):
-        super().__init__()
+        super().__init__(spectrum.n_bins, feature_size, hidden_size)
         self.spectrum = spectrum
-        self.feature_size = feature_size
-        self.hidden_size = hidden_size
-        self.input_layer = nn.Linear(
-            spectrum.n_bins + feature_size, hidden_size
-        )
-        self.blstm = PaddedBLSTM(hidden_size, hidden_size, num_layers=2)
-        self.output_layer = nn.Linear(hidden_size, spectrum.n_bins)
-        # The mask starts near 1: enhancement begins by changing little.
-        nn.init.constant_(self.output_layer.bias, 3.0)
 
-    def forward(self, features, n_frames, noisy_wavs, n_samples):
+    def forward(
+        self, features, noisy_wavs, lengths=None, n_frames=None, n_samples=None
+    ):
         """Estimate the enhanced spectrum.
 
         Arguments
         ---------
         features : torch.Tensor
             SSL-side features (B, T, R), one per 20 ms.
-        n_frames : torch.Tensor
-            Their valid frames (B,).
         noisy_wavs : torch.Tensor
             Normalised noisy waveforms (B, N).
-        n_samples : torch.Tensor
-            Their lengths in samples (B,).
+        lengths : torch.Tensor, optional
+            Relative lengths (B,) of both; all 1 by default.
+        n_frames : torch.Tensor, optional
+            In place of ``lengths``: valid frames (B,) of the features,
+        n_samples : torch.Tensor, optional
+            and samples (B,) of the waveforms.
 
         Returns
         -------
         Enhancement
             Enhanced feature, mask and noisy spectrum.
         """
+        n_frames = count_frames(features, lengths, n_frames)
+        n_samples = count_frames(noisy_wavs, lengths, n_samples)
         noisy_stft = self.spectrum(noisy_wavs, n_samples)
         n_stft = self.spectrum.n_frames(n_samples)
         noisy_log1p = log1p_magnitude(noisy_stft)
-        features = self._to_stft_rate(features, n_frames, noisy_stft.shape[-1])
-        hidden = torch.cat([noisy_log1p.transpose(1, 2), features], dim=-1)
-        hidden = self.blstm(self.input_layer(hidden), n_stft)
-        forward, backward = hidden.chunk(2, dim=-1)
-        hidden = forward + backward
-        mask = torch.sigmoid(self.output_layer(hidden)).transpose(1, 2)
-        valid = valid_mask(n_stft, mask.shape[-1], mask.device)
-        mask = mask * valid.unsqueeze(1)
+        mask = self._mask(
+            noisy_log1p.transpose(1, 2), features, n_frames, n_stft
+        ).transpose(1, 2)
         return Enhancement(
             mask * noisy_log1p, mask, noisy_stft, n_stft, n_samples
         )
-
-    @staticmethod
-    def _to_stft_rate(features, n_frames, n_stft):
-        # 20 ms to 10 ms: every frame twice, an utterance's last one onwards.
-        position = torch.arange(n_stft, device=features.device) // 2
-        last = (n_frames - 1).unsqueeze(1)
-        last = last.to(features.device, non_blocking=True)
-        index = torch.minimum(position, last)
-        return _reorder(features, index)
 
     def log1p_target(self, clean_wavs, n_samples):
         """Compute what the enhanced feature should be.
@@ -190,7 +245,7 @@ class PaddedBLSTM(nn.LSTM):
     Example
     -------
     >>> blstm = PaddedBLSTM(4, 3, num_layers=2)
-    >>> blstm(torch.rand(2, 7, 4), torch.tensor([7, 5])).shape
+    >>> blstm(torch.rand(2, 7, 4), torch.tensor([1.0, 0.7])).shape
     torch.Size([2, 7, 6])
     """
 
@@ -203,15 +258,17 @@ class PaddedBLSTM(nn.LSTM):
             batch_first=True,
         )
 
-    def forward(self, frames, n_frames):
+    def forward(self, frames, lengths=None, n_frames=None):
         """Run both directions.
 
         Arguments
         ---------
         frames : torch.Tensor
             Input (B, S, D).
-        n_frames : torch.Tensor
-            Valid frames per utterance (B,), at least 1.
+        lengths : torch.Tensor, optional
+            Relative lengths (B,); all 1 by default.
+        n_frames : torch.Tensor, optional
+            In place of ``lengths``: valid frames per utterance (B,).
 
         Returns
         -------
@@ -219,6 +276,7 @@ class PaddedBLSTM(nn.LSTM):
             Both directions side by side (B, S, 2 H); only valid frames have a
             meaning.
         """
+        n_frames = count_frames(frames, lengths, n_frames)
         if frames.is_cuda and _is_half(frames):
             return self._in_filled_pieces(frames, n_frames)
         if frames.is_cuda:

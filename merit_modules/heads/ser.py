@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from merit_modules.lengths import valid_mask
+from merit_modules.lengths import count_frames, valid_mask
 
 MIN_VARIANCE = 1e-5  # released code
 
@@ -43,7 +43,7 @@ class PooledSums(NamedTuple):
         >>> pool, frames = MeanPooling(6), torch.rand(1, 5, 6)
         >>> first = pool.sums(frames[:, :2], torch.tensor([2]))
         >>> rest = pool.sums(frames[:, 2:], torch.tensor([3]))
-        >>> whole = pool(frames, torch.tensor([5]))
+        >>> whole = pool(frames)
         >>> torch.allclose(pool.finish(first.merge(rest)), whole)
         True
         """
@@ -69,7 +69,7 @@ class AttentiveStatsPooling(nn.Module):
     Example
     -------
     >>> pool = AttentiveStatsPooling(6)
-    >>> pool(torch.rand(2, 5, 6), torch.tensor([5, 3])).shape
+    >>> pool(torch.rand(2, 5, 6), torch.tensor([1.0, 0.6])).shape
     torch.Size([2, 12])
     """
 
@@ -81,21 +81,24 @@ class AttentiveStatsPooling(nn.Module):
         self.input_size = input_size
         self.output_size = 2 * input_size
 
-    def forward(self, frames, n_frames):
+    def forward(self, frames, lengths=None, n_frames=None):
         """Pool.
 
         Arguments
         ---------
         frames : torch.Tensor
             Frames (B, T, R).
-        n_frames : torch.Tensor
-            Valid frames per utterance (B,).
+        lengths : torch.Tensor, optional
+            Relative lengths (B,); all 1 by default.
+        n_frames : torch.Tensor, optional
+            In place of ``lengths``: valid frames per utterance (B,).
 
         Returns
         -------
         torch.Tensor
             Mean and standard deviation side by side (B, 2 R).
         """
+        n_frames = count_frames(frames, lengths, n_frames)
         return self.finish(self.sums(frames, n_frames))
 
     def sums(self, frames, n_frames):
@@ -155,7 +158,7 @@ class MeanPooling(nn.Module):
 
     Example
     -------
-    >>> MeanPooling(6)(torch.rand(2, 5, 6), torch.tensor([5, 3])).shape
+    >>> MeanPooling(6)(torch.rand(2, 5, 6), torch.tensor([1.0, 0.6])).shape
     torch.Size([2, 6])
     """
 
@@ -164,21 +167,24 @@ class MeanPooling(nn.Module):
         self.input_size = input_size
         self.output_size = input_size
 
-    def forward(self, frames, n_frames):
+    def forward(self, frames, lengths=None, n_frames=None):
         """Pool.
 
         Arguments
         ---------
         frames : torch.Tensor
             Frames (B, T, R).
-        n_frames : torch.Tensor
-            Valid frames per utterance (B,).
+        lengths : torch.Tensor, optional
+            Relative lengths (B,); all 1 by default.
+        n_frames : torch.Tensor, optional
+            In place of ``lengths``: valid frames per utterance (B,).
 
         Returns
         -------
         torch.Tensor
             Mean (B, R).
         """
+        n_frames = count_frames(frames, lengths, n_frames)
         return self.finish(self.sums(frames, n_frames))
 
     def sums(self, frames, n_frames):
@@ -202,7 +208,7 @@ class SERHead(nn.Module):
     Arguments
     ---------
     pooling : torch.nn.Module
-        Frames (B, T, R) and valid frames (B,) to one vector per utterance;
+        Frames (B, T, R) and ``n_frames`` (B,) to one vector per utterance;
         states its width as ``output_size``.
     n_classes : int
         Number of emotion classes C.
@@ -216,7 +222,7 @@ class SERHead(nn.Module):
     >>> import torch
     >>> from merit_modules.heads.ser import AttentiveStatsPooling
     >>> head = SERHead(AttentiveStatsPooling(6), n_classes=4, hidden_size=8)
-    >>> head(torch.rand(2, 5, 6), torch.tensor([5, 3])).shape
+    >>> head(torch.rand(2, 5, 6), torch.tensor([1.0, 0.6])).shape
     torch.Size([2, 4])
     """
 
@@ -235,19 +241,22 @@ class SERHead(nn.Module):
         self.hidden_size = hidden_size
         self.dropout = dropout
 
-    def forward(self, frames, n_frames):
+    def forward(self, frames, lengths=None, n_frames=None):
         """Classify.
 
         Arguments
         ---------
         frames : torch.Tensor
             Features (B, T, R).
-        n_frames : torch.Tensor
-            Valid frames per utterance (B,).
+        lengths : torch.Tensor, optional
+            Relative lengths (B,); all 1 by default.
+        n_frames : torch.Tensor, optional
+            In place of ``lengths``: valid frames per utterance (B,).
 
         Returns
         -------
         torch.Tensor
             Class logits (B, C).
         """
-        return self.classifier(self.pooling(frames, n_frames))
+        n_frames = count_frames(frames, lengths, n_frames)
+        return self.classifier(self.pooling(frames, n_frames=n_frames))

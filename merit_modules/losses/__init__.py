@@ -8,6 +8,7 @@ __getattr__, __all__ = exports(
         "enhancement": "log1p_l1 negative_si_sdr",
         "joint": "JointLoss UncertaintyWeighting",
         "recognition": "AttributeLoss EmotionLoss concordance",
-        "routing": "expert_load load_balance load_kl pool_load router_z",
+        "routing": "RoutedCost expert_load load_balance load_kl pool_load "
+        "router_z",
     },
 )

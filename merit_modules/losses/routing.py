@@ -161,3 +161,58 @@ def pool_load(decisions):
 
 #: What can keep the load even.
 BALANCE_LOSSES = {"switch": load_balance, "kl": load_kl}
+
+
+class RoutedCost:
+    """A cost of one's own, plus what keeps the routers of a mixture healthy.
+
+    In a YAML file it wraps the cost that a recipe calls, whose arguments it
+    hands on; the decisions are those of the mixture's last call.
+
+    Arguments
+    ---------
+    cost : callable
+        What the recipe minimises.
+    mixture : ExpertMixture
+        The mixture.
+    load_balance : float
+        Weight of the load-balancing loss of each router.
+    router_z : float
+        Weight of the z-loss of each router.
+    balance_loss : str
+        ``switch`` or ``kl``.
+
+    Example
+    -------
+    >>> import torch
+    >>> from merit_modules.moe.routers import RoutingDecision
+    >>> class Mixture:
+    ...     probs = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    ...     index, weights = torch.tensor([[0], [0]]), torch.ones(2, 1)
+    ...     routing = {"ser": RoutingDecision(probs, probs, index, weights)}
+    >>> cost = RoutedCost(F.l1_loss, Mixture, load_balance=0.1, router_z=0.0)
+    >>> cost(torch.ones(3), torch.zeros(3))
+    tensor(1.2000)
+    """
+
+    def __init__(
+        self,
+        cost,
+        mixture,
+        load_balance=0.01,
+        router_z=0.001,
+        balance_loss="switch",
+    ):
+        self.cost = cost
+        self.mixture = mixture
+        self.load_balance = load_balance
+        self.router_z = router_z
+        self.balance_loss = BALANCE_LOSSES[balance_loss]
+
+    def __call__(self, *args, **kwargs):
+        """Compute the cost of a batch, a scalar."""
+        total = self.cost(*args, **kwargs)
+        for decision in self.mixture.routing.values():
+            total = total + self.load_balance * self.balance_loss(decision)
+            total = total + self.router_z * router_z(decision)
+        return total

@@ -8,7 +8,7 @@ __getattr__, __all__ = exports(
         "experts": "ExpertPool FeedForwardExpert LayerMixingExpert "
         "LayerMixingPool",
         "layer_mix": "LayerNormConcat LayerNorms WeightedLayerSum",
-        "mixture": "ExpertMixture MixtureOutput",
+        "mixture": "ExpertMixture MixtureOutput TaskFeatures",
         "routers": "RoutingDecision TopKRouter",
         "task_sums": "TaskLayerSums",
     },

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from merit_modules.lengths import PackedBatch, count_frames
+
 
 class LayerNorms(nn.Module):
     """A LayerNorm(D) of its own for each of L layer representations.
@@ -49,6 +51,29 @@ class LayerNorms(nn.Module):
         """
         weight, bias = self.weight[number], self.bias[number]
         return F.layer_norm(rows, (self.dim,), weight, bias, self.eps)
+
+    def forward(self, layer_reps, lengths=None, n_frames=None):
+        """Build one feature per frame.
+
+        Arguments
+        ---------
+        layer_reps : torch.Tensor
+            Layer representations (L, B, T, D), as an SSL lobe gives them with
+            ``output_all_hiddens``; or a list of L tensors (B, T, D).
+        lengths : torch.Tensor, optional
+            Relative lengths (B,); all 1 by default.
+        n_frames : torch.Tensor, optional
+            In place of ``lengths``: valid frames per utterance (B,).
+
+        Returns
+        -------
+        torch.Tensor
+            Features (B, T, output_size); zero in padding.
+        """
+        first = layer_reps[0]
+        n_frames = count_frames(first, lengths, n_frames)
+        batch = PackedBatch.packed(n_frames, first.shape[1])
+        return batch.pad(self.rows(layer_reps, batch.index(first.device)))
 
     def normed(self, layer_reps, frame_index):
         """Yield the normed frames of one layer after another.
@@ -145,8 +170,8 @@ class LayerNormConcat(LayerNorms):
     Example
     -------
     >>> mix = LayerNormConcat(n_layer_reps=3, dim=4)
-    >>> mix([torch.rand(2, 5, 4)] * 3, torch.tensor([0, 1, 7])).shape
-    torch.Size([3, 12])
+    >>> mix(torch.rand(3, 2, 5, 4), torch.tensor([1.0, 0.6])).shape
+    torch.Size([2, 5, 12])
     """
 
     def __init__(self, n_layer_reps, dim, eps=1e-5):
@@ -167,7 +192,7 @@ class LayerNormConcat(LayerNorms):
             return super().norm(number, rows)
         return F.layer_norm(rows, (self.dim,), eps=self.eps)
 
-    def forward(self, layer_reps, frame_index):
+    def rows(self, layer_reps, frame_index):
         """Build the features of chosen frames.
 
         Arguments
@@ -216,8 +241,8 @@ class WeightedLayerSum(LayerNorms):
     Example
     -------
     >>> mix = WeightedLayerSum(n_layer_reps=3, dim=4)
-    >>> mix([torch.rand(2, 5, 4)] * 3, torch.tensor([0, 1, 7])).shape
-    torch.Size([3, 4])
+    >>> mix(torch.rand(3, 2, 5, 4), torch.tensor([1.0, 0.6])).shape
+    torch.Size([2, 5, 4])
     """
 
     def __init__(self, n_layer_reps, dim, eps=1e-5):
@@ -229,7 +254,7 @@ class WeightedLayerSum(LayerNorms):
         """Width D of the sum."""
         return self.dim
 
-    def forward(self, layer_reps, frame_index):
+    def rows(self, layer_reps, frame_index):
         """Build the features of chosen frames.
 
         Arguments

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from merit_modules.lengths import PackedBatch, valid_mask
+from merit_modules.lengths import PackedBatch, count_frames, valid_mask
 
 #: Frames that an expert takes at once in inference. Matrix products are no
 #: faster with more, and their copy takes memory.
@@ -203,7 +203,50 @@ def _combine(results, slots, decision):
     return output
 
 
-class ExpertMixture(nn.Module):
+class TaskFeatures(nn.Module):
+    """Layer representations to one feature per task and frame: a lobe.
+
+    Who inherits says in ``route`` how the features come about.
+
+    Attributes
+    ----------
+    routing : dict
+        Task name to the :class:`~merit_modules.moe.RoutingDecision` of the
+        last call, for losses such as
+        :class:`~merit_modules.losses.RoutedCost`.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.routing = {}
+
+    def forward(self, layer_reps, lengths=None, n_frames=None):
+        """Compute the features of all tasks.
+
+        Arguments
+        ---------
+        layer_reps : torch.Tensor
+            Layer representations (L, B, T, D), as an SSL lobe gives them with
+            ``output_all_hiddens``; or a list of L tensors (B, T, D).
+        lengths : torch.Tensor, optional
+            Relative lengths (B,); all 1 by default.
+        n_frames : torch.Tensor, optional
+            In place of ``lengths``: valid frames per utterance (B,).
+
+        Returns
+        -------
+        torch.Tensor or dict
+            Features (B, T, R), zero in padding; with several tasks, task name
+            to its features.
+        """
+        n_frames = count_frames(layer_reps[0], lengths, n_frames)
+        features, self.routing, _ = self.route(layer_reps, n_frames)
+        if len(features) > 1:
+            return features
+        return next(iter(features.values()))
+
+
+class ExpertMixture(TaskFeatures):
     """Shared experts on a mix of the layers, one router per task.
 
     Sparse MERIT with ``top_k = 1`` in the routers, dense MERIT with
@@ -240,8 +283,8 @@ class ExpertMixture(nn.Module):
     ...     ExpertPool(2, input_size=12, hidden_size=16, output_size=6),
     ...     {"se": TopKRouter(12, 2), "ser": TopKRouter(12, 2)},
     ... )
-    >>> out = mixture([torch.rand(2, 5, 4)] * 3, torch.tensor([5, 3]))
-    >>> out.features["se"].shape, len(out.routing["se"].logits)
+    >>> features = mixture(torch.rand(3, 2, 5, 4), torch.tensor([1.0, 0.6]))
+    >>> features["se"].shape, len(mixture.routing["se"].logits)
     (torch.Size([2, 5, 6]), 8)
     """
 
@@ -278,8 +321,8 @@ class ExpertMixture(nn.Module):
         """Width R of the features."""
         return self.experts.output_size
 
-    def forward(self, layer_reps, n_frames, tasks=None, n_rows=None):
-        """Compute the features of some or all tasks.
+    def route(self, layer_reps, n_frames, tasks=None, n_rows=None):
+        """Compute the features of some or all tasks, and show the decisions.
 
         Arguments
         ---------
@@ -302,7 +345,7 @@ class ExpertMixture(nn.Module):
         n_rows = count_rows(layer_reps, n_rows)
         batch = PackedBatch.packed(n_frames, n_rows)
         device = next(self.parameters()).device
-        features = self.layer_mix(layer_reps, batch.index(device))
+        features = self.layer_mix.rows(layer_reps, batch.index(device))
         routing = {task: self.routers[task](features) for task in tasks}
         results = dispatch(
             features,

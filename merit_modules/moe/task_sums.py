@@ -4,10 +4,14 @@ from torch import nn
 
 from merit_modules.lengths import PackedBatch, valid_mask
 from merit_modules.moe.layer_mix import layer_rows
-from merit_modules.moe.mixture import MixtureOutput, count_rows
+from merit_modules.moe.mixture import (
+    MixtureOutput,
+    TaskFeatures,
+    count_rows,
+)
 
 
-class TaskLayerSums(nn.Module):
+class TaskLayerSums(TaskFeatures):
     """Gives every task a mix of the layers of its own; no expert, no router.
 
     With one task it is the front of a single-task system (paper: naive MTL,
@@ -30,9 +34,9 @@ class TaskLayerSums(nn.Module):
     >>> sums = TaskLayerSums(
     ...     {task: WeightedLayerSum(3, 4) for task in ("se", "ser")}
     ... )
-    >>> out = sums([torch.rand(2, 5, 4)] * 3, torch.tensor([5, 3]))
-    >>> out.features["se"].shape, out.routing
-    (torch.Size([2, 5, 4]), {})
+    >>> features = sums(torch.rand(3, 2, 5, 4), torch.tensor([1.0, 0.6]))
+    >>> features["se"].shape
+    torch.Size([2, 5, 4])
     """
 
     def __init__(self, layer_mixes):
@@ -49,7 +53,7 @@ class TaskLayerSums(nn.Module):
         """Width R of the features."""
         return next(iter(self.layer_mixes.values())).output_size
 
-    def forward(self, layer_reps, n_frames, tasks=None, n_rows=None):
+    def route(self, layer_reps, n_frames, tasks=None, n_rows=None):
         """Compute the features of some or all tasks.
 
         Arguments

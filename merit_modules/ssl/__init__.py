@@ -5,7 +5,6 @@ from merit_modules.names import exports
 __getattr__, __all__ = exports(
     __name__,
     {
-        "encoder": "PretrainedSSLEncoder RandomSSLEncoder SSLEncoder "
-        "SSLLayers SSLOutput",
+        "encoder": "PretrainedSSLEncoder RandomSSLEncoder SSLEncoder SSLLayers",
     },
 )

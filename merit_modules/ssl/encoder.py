@@ -33,30 +33,15 @@ SAMPLE_RATE_HZ = 16000  # of all these models
 MODEL_TYPES = ("wavlm", "hubert", "wav2vec2")
 
 
-class SSLOutput(NamedTuple):
-    """All layer representations of a batch.
-
-    Arguments
-    ---------
-    layer_reps : tuple of torch.Tensor
-        L tensors (B, T, D): the transformer's input after the position
-        convolution, then the output of each layer. Rows beyond an utterance's
-        valid frames have no meaning.
-    n_frames : torch.Tensor
-        Frames per utterance (B,) that the transformer took for real.
-    """
-
-    layer_reps: tuple
-    n_frames: torch.Tensor
-
-
 class SSLLayers(NamedTuple):
     """The layer representations of a batch, one after the other.
 
     Arguments
     ---------
     reps : Iterator of torch.Tensor
-        L tensors (B, T, D) as in :class:`SSLOutput`, or packed (M, D).
+        L tensors (B, T, D): the transformer's input after the position
+        convolution, then the output of each layer. Rows beyond an utterance's
+        valid frames have no meaning; packed (M, D), there are none.
     n_frames : torch.Tensor
         Frames per utterance (B,) that the transformer takes for real.
     n_rows : int
@@ -108,9 +93,10 @@ class SSLEncoder(nn.Module):
     -------
     >>> from merit_modules.tiny import TINY_SSL
     >>> encoder = RandomSSLEncoder("wavlm", TINY_SSL)
-    >>> out = encoder(torch.randn(2, 16000), torch.tensor([1.0, 0.5]))
-    >>> len(out.layer_reps), out.layer_reps[0].shape, out.n_frames
-    (3, torch.Size([2, 49, 16]), tensor([49, 24]))
+    >>> encoder(torch.randn(2, 16000), torch.tensor([1.0, 0.5])).shape
+    torch.Size([3, 2, 49, 16])
+    >>> encoder.frame_lengths(torch.tensor([1.0, 0.5]), 16000) * 49
+    tensor([49., 24.])
     """
 
     def __init__(
@@ -222,25 +208,46 @@ class SSLEncoder(nn.Module):
             n_samples = (n_samples - kernel) // stride + 1
         return n_samples.clamp_min(1)
 
-    def forward(self, wavs, wav_lens=None):
+    def frame_lengths(self, lengths, n_samples):
+        """Relative lengths of the frames, which lobes behind this one take.
+
+        The relative lengths of the waveforms may be off by a frame.
+
+        Arguments
+        ---------
+        lengths : torch.Tensor
+            Relative lengths (B,) of the waveforms.
+        n_samples : int
+            Their padded length N in samples.
+
+        Returns
+        -------
+        torch.Tensor
+            Relative lengths (B,).
+        """
+        n_rows = self.count_frames(torch.tensor(n_samples))
+        n_frames = self.count_frames(absolute_lengths(lengths, n_samples))
+        return (n_frames / n_rows).to(lengths)
+
+    def forward(self, wavs, lengths=None):
         """Encode.
 
         Arguments
         ---------
         wavs : torch.Tensor
             Normalised waveforms (B, N), 16 kHz.
-        wav_lens : torch.Tensor, optional
+        lengths : torch.Tensor, optional
             Relative lengths (B,); all 1 by default.
 
         Returns
         -------
-        SSLOutput
-            Layer representations and valid frames.
+        torch.Tensor
+            Layer representations (L, B, T, D), the layers' input first, as
+            SpeechBrain's lobes give them with ``output_all_hiddens``.
         """
-        layers = self.layers(wavs, wav_lens)
-        return SSLOutput(tuple(layers.reps), layers.n_frames)
+        return torch.stack(tuple(self.layers(wavs, lengths).reps))
 
-    def layers(self, wavs, wav_lens=None, packed=False):
+    def layers(self, wavs, lengths=None, packed=False):
         """Encode, and hand out each representation as it is there.
 
         Who needs one at a time need not keep all. The fast path computes a
@@ -250,7 +257,7 @@ class SSLEncoder(nn.Module):
         ---------
         wavs : torch.Tensor
             Normalised waveforms (B, N), 16 kHz.
-        wav_lens : torch.Tensor, optional
+        lengths : torch.Tensor, optional
             Relative lengths (B,); all 1 by default.
         packed : bool
             Hand out valid frames alone, (M, D), where only they are computed.
@@ -270,12 +277,12 @@ class SSLEncoder(nn.Module):
         """
         n_given = wavs.shape[1]
         missing = max(0, self.receptive_field - n_given)
-        if wav_lens is None:
+        if lengths is None:
             n_samples = torch.full((len(wavs),), n_given)
         else:
-            n_samples = absolute_lengths(wav_lens, n_given)
+            n_samples = absolute_lengths(lengths, n_given)
         wavs = nn.functional.pad(wavs, (0, missing))
-        is_padded = wav_lens is not None or missing > 0
+        is_padded = lengths is not None or missing > 0
         recording = torch.is_grad_enabled() and not self.frozen
         with torch.set_grad_enabled(recording):
             frames = self._front_end(wavs, n_samples, is_padded)

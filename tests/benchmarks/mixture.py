@@ -66,7 +66,7 @@ def masked_dense(mixture, layer_reps, n_frames):
 
 def sparse(mixture, layer_reps, n_frames):
     """Do it as this project does."""
-    out = mixture(layer_reps, n_frames)
+    out = mixture.route(layer_reps, n_frames)
     return {task: y.flatten(0, 1) for task, y in out.features.items()}
 
 
@@ -88,7 +88,7 @@ class Floor:
 
     def __init__(self, mixture, layer_reps, n_frames, backward):
         with torch.no_grad():
-            routing = mixture(layer_reps, n_frames).routing
+            routing = mixture.route(layer_reps, n_frames).routing
         plan = plan_dispatch(list(routing.values()), len(mixture.experts))
         self.share = pair_share(routing)
         self.counts = [len(rows) for rows in plan.rows if len(rows)]
@@ -130,7 +130,7 @@ class Floor:
 def balance(mixture, layer_reps, n_frames):
     """Make the random routers send frames to all experts."""
     with torch.no_grad():
-        routing = mixture(layer_reps, n_frames).routing
+        routing = mixture.route(layer_reps, n_frames).routing
         for task, router in mixture.routers.items():
             router.linear.bias -= routing[task].logits.mean(dim=0)
 

@@ -105,7 +105,7 @@ def make_forms(model, wavs, wav_lens):
 
     forms = {"transformers": as_it_comes}
     for name, encoder in encoders.items():
-        forms[name] = lambda encoder=encoder: encoder(wavs, given).layer_reps
+        forms[name] = lambda encoder=encoder: encoder(wavs, given)
     return encoders["fast"], forms
 
 
@@ -144,7 +144,7 @@ def measure(options):
     model = transformers.WavLMModel(config).eval().to(options.device)
     wavs, wav_lens = make_batch(options)
     encoder, forms = make_forms(model, wavs, wav_lens)
-    n_frames = encoder(wavs, wav_lens).n_frames
+    n_frames = encoder.layers(wavs, wav_lens).n_frames
     errors = largest_errors(forms, n_frames)
     n_macs = needed_macs(encoder, wavs, wav_lens)
     shape = int(n_frames.sum()), config.hidden_size, config.intermediate_size

@@ -10,6 +10,7 @@ from merit_modules.cpu import onednn
 from merit_modules.moe.experts import FeedForwardExpert
 from merit_modules.ssl.encoder import RandomSSLEncoder
 from merit_modules.tiny import TINY_SSL
+from tests.helpers.encoding import encode
 
 pytestmark = pytest.mark.skipif(
     not onednn.is_available(), reason="needs oneDNN, and fast paths allowed"
@@ -125,7 +126,7 @@ def test_an_encoder_that_is_trained_all_over(norm, products):
     for fast in (True, False):
         encoder.arrange(fast=fast)
         products.clear()
-        reps = encoder(wavs, lens)
+        reps = encode(encoder, wavs, lens)
         loss = sum(
             rep[i, :n].square().mean()
             for rep in reps.layer_reps

@@ -58,7 +58,7 @@ def test_blstm(gradient_mode, n_frames):
     # Four gates of 3 units; the second layer reads both directions.
     per_direction = 4 * 3 * (5 + 3) + 4 * 3 * (2 * 3 + 3)
     expected = 2 * 7 * 2 * per_direction
-    assert count_macs(lambda: blstm(frames, n_frames)) == expected
+    assert count_macs(lambda: blstm(frames, n_frames=n_frames)) == expected
 
 
 def test_cudnn_blstm():
@@ -175,7 +175,9 @@ def test_a_mixture_costs_its_routers_and_the_chosen_pairs(top_k, n, seed):
         parameter.normal_(generator=generator)
     reps = list(torch.randn(2, 1, n, 4, generator=generator))
     outputs = []
-    macs = count_macs(lambda: outputs.append(mixture(reps, torch.tensor([n]))))
+    macs = count_macs(
+        lambda: outputs.append(mixture.route(reps, torch.tensor([n])))
+    )
     share = pair_share(outputs[0].routing)
     routers = len(TASKS) * n * 8 * 3
     expert = 8 * 16 + 16 * 5

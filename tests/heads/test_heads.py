@@ -28,7 +28,7 @@ def test_blstm_equals_torch_on_packed_sequences(training):
     reference.load_state_dict(blstm.state_dict())
     expected, _ = pad_packed_sequence(reference(packed)[0], batch_first=True)
     valid = valid_mask(n_frames, 9)
-    actual = blstm(frames, n_frames)
+    actual = blstm(frames, n_frames=n_frames)
     close(actual[valid], expected[valid])
     upstream = torch.randn(9 + 1 + 5, 6)
     grads = [
@@ -82,11 +82,15 @@ def test_pooling_agrees_with_the_released_code(golden):
         }
     )
     n_frames = torch.tensor(case["frame_lengths"])
-    close(pool(case["x"], n_frames), case["out"])
-    assert (pool(case["x"], n_frames - 1) - case["out"]).abs().max() > 1e-4
+    close(pool(case["x"], n_frames=n_frames), case["out"])
+    assert (
+        pool(case["x"], n_frames=n_frames - 1) - case["out"]
+    ).abs().max() > 1e-4
     mean = MeanPooling(case["x"].shape[-1])
-    close(mean(case["x"], n_frames), case["mean_pool_out"])
-    assert mean(case["x"], n_frames - 1).ne(case["mean_pool_out"]).any()
+    close(mean(case["x"], n_frames=n_frames), case["mean_pool_out"])
+    assert (
+        mean(case["x"], n_frames=n_frames - 1).ne(case["mean_pool_out"]).any()
+    )
 
 
 def test_classifier_agrees_with_the_released_code(golden):
@@ -121,7 +125,9 @@ def test_se_head_agrees_with_the_released_code(golden):
     n_samples = torch.full((batch,), n)
     n_frames = torch.full((batch,), features.shape[1])
     with torch.no_grad():
-        out = head(features, n_frames, case["wav"], n_samples)
+        out = head(
+            features, case["wav"], n_frames=n_frames, n_samples=n_samples
+        )
         wavs = head.to_wavs(out, n)
     close(log1p_magnitude(out.noisy_stft), case["noisy_log1p"])
     close(out.log1p, case["enhanced_log1p"])
@@ -133,7 +139,8 @@ def test_padding_frames_cannot_reach_the_pooled_vector():
     frames = torch.randn(1, 9, 4)
     dirty = frames.clone()
     dirty[:, 6:] = 1e4
-    close(pool(frames, torch.tensor([6])), pool(dirty, torch.tensor([6])))
+    n_frames = torch.tensor([6])
+    close(pool(frames, n_frames=n_frames), pool(dirty, n_frames=n_frames))
 
 
 def test_filterbank_filters_sit_where_they_should():

@@ -91,8 +91,8 @@ def test_padding_does_not_count_in_the_balance_loss():
     torch.manual_seed(0)
     mixture = make_mixture()
     reps = torch.randn(4, 1, 20, 6)
-    alone = mixture(list(reps[:, :, :12]), torch.tensor([12]))
-    padded = mixture(list(reps), torch.tensor([12]))
+    alone = mixture.route(list(reps[:, :, :12]), torch.tensor([12]))
+    padded = mixture.route(list(reps), torch.tensor([12]))
     for task in TASKS:
         assert torch.equal(
             load_balance(alone.routing[task]),

@@ -61,7 +61,7 @@ def test_sparse_equals_masked_dense(gradient, top_k, n_frames):
     results = []
     for form in (dispatch, masked_dense):
         x = layers.clone().requires_grad_()
-        features = mixture.layer_mix(list(x), None)
+        features = mixture.layer_mix.rows(list(x), None)
         decisions = [mixture.routers[task](features) for task in TASKS]
         outputs = torch.stack(form(features, mixture.experts, decisions))
         gradients = torch.autograd.grad(
@@ -100,7 +100,7 @@ def test_only_chosen_pairs_of_valid_frames_are_computed(lengths, top_k, seed):
     for i, expert in enumerate(mixture.experts):
         mixture.experts[i] = Counting(expert)
     reps = list(torch.randn(4, len(lengths), 12, 6))
-    out = mixture(reps, torch.tensor(lengths))
+    out = mixture.route(reps, torch.tensor(lengths))
     pairs = {
         (frame, expert)
         for decision in out.routing.values()
@@ -120,7 +120,7 @@ def test_frames_of_both_tasks_are_computed_once():
     for i, expert in enumerate(mixture.experts):
         mixture.experts[i] = Counting(expert)
     reps = list(torch.randn(4, 2, 12, 6))
-    out = mixture(reps, torch.tensor([12, 12]))
+    out = mixture.route(reps, torch.tensor([12, 12]))
     assert sum(e.n_frames for e in mixture.experts) == 24
     assert torch.equal(out.features["se"], out.features["ser"])
 
@@ -190,7 +190,7 @@ def test_agrees_with_the_released_code(golden, name, top_k):
     layer_reps = case["layer_reps"]
     n_frames = torch.full((layer_reps.shape[1],), layer_reps.shape[2])
     with torch.no_grad():
-        out = mixture(list(layer_reps), n_frames)
+        out = mixture.route(list(layer_reps), n_frames)
     for task in TASKS:
         torch.testing.assert_close(
             out.features[task], case[f"out_{task}"], atol=1e-5, rtol=0
@@ -205,7 +205,7 @@ def test_agrees_with_the_released_code(golden, name, top_k):
     # The agreement can fail: one changed weight breaks it.
     mixture.experts[0][0].weight.data.mul_(1.01)
     with torch.no_grad():
-        wrong = mixture(list(layer_reps), n_frames).features["se"]
+        wrong = mixture.route(list(layer_reps), n_frames).features["se"]
     assert (wrong - case["out_se"]).abs().max() > 1e-5
 
 
@@ -291,7 +291,7 @@ def test_a_skip_adds_the_tasks_weighted_sum_of_layers():
     reps = torch.randn(4, 2, 20, 6)
     n_frames = torch.tensor([20, 12])
     normed = torch.nn.functional.layer_norm(reps, (6,))
-    out = mixture(list(reps), n_frames)
+    out = mixture.route(list(reps), n_frames)
     for task in TASKS:
         # The experts are silent: the feature of naive multi-task learning.
         expected = normed.mean(dim=0)
@@ -299,10 +299,12 @@ def test_a_skip_adds_the_tasks_weighted_sum_of_layers():
         torch.testing.assert_close(out.features[task], expected)
     with torch.no_grad():
         mixture.skips["se"].layer_weights[2] = 50.0
-    out = mixture(list(reps), n_frames)
+    out = mixture.route(list(reps), n_frames)
     torch.testing.assert_close(out.features["se"][0], normed[2, 0])
     torch.testing.assert_close(out.features["ser"][0], normed[:, 0].mean(0))
-    (only,) = mixture(list(reps), n_frames, tasks=["se"]).features.values()
+    (only,) = mixture.route(
+        list(reps), n_frames, tasks=["se"]
+    ).features.values()
     assert torch.equal(only, out.features["se"])
     out.features["se"].sum().backward()
     assert mixture.skips["ser"].layer_weights.grad is None
@@ -335,22 +337,22 @@ def test_layers_come_one_after_another_and_only_once():
     for mixture in (make_mixture(), sums):
         for grad in (True, False):
             with torch.set_grad_enabled(grad):
-                expected = mixture(reps, n_frames).features
+                expected = mixture.route(reps, n_frames).features
                 layers = iter(reps)
-                out = mixture(layers, n_frames, n_rows=20).features
+                out = mixture.route(layers, n_frames, n_rows=20).features
                 assert next(layers, None) is None
             for task in TASKS:
                 assert torch.equal(out[task], expected[task])
                 assert out[task].requires_grad == grad
         with pytest.raises(ValueError, match="n_rows: expected"):
-            mixture(iter(reps), n_frames)
+            mixture.route(iter(reps), n_frames)
         for wrong in (reps[:3], reps + reps):
             with pytest.raises(ValueError, match=r"expected .*\(4, 6\), got"):
-                mixture(iter(wrong), n_frames, n_rows=20)
+                mixture.route(iter(wrong), n_frames, n_rows=20)
             with pytest.raises(ValueError, match=rf"got \({len(wrong)}, 6\)"):
-                mixture(wrong, n_frames)
+                mixture.route(wrong, n_frames)
         with pytest.raises(ValueError, match=r"got \(4, 5\)"):
-            mixture(torch.randn(4, 2, 20, 5), n_frames)
+            mixture.route(torch.randn(4, 2, 20, 5), n_frames)
 
 
 def test_sums_of_layers_are_those_of_each_task():
@@ -360,9 +362,9 @@ def test_sums_of_layers_are_those_of_each_task():
     for mix in mixes.values():
         for parameter in mix.parameters():
             torch.nn.init.normal_(parameter)
-    out = TaskLayerSums(mixes)(reps, torch.tensor([20])).features
+    out = TaskLayerSums(mixes)(reps)
     for task, mix in mixes.items():
-        assert torch.equal(out[task][0], mix(reps, None))
+        assert torch.equal(out[task], mix(reps))
         normed = torch.stack([mix.norm(i, rep) for i, rep in enumerate(reps)])
         weights = mix.layer_weights.softmax(0)
         expected = torch.einsum("l,lbtd->btd", weights, normed)
@@ -388,10 +390,10 @@ def test_inference_is_what_training_computes(
     mixture = make_mixture(top_k=top_k, gradient=gradient)
     reps = list(torch.randn(4, 1, n_frames, 6))
     lengths = torch.tensor([n_frames])
-    expected = mixture(reps, lengths)
+    expected = mixture.route(reps, lengths)
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         patch.setattr("merit_modules.moe.mixture.MAX_FRAMES", max_frames)
-        out = mixture(reps, lengths)
+        out = mixture.route(reps, lengths)
     for task in TASKS:
         torch.testing.assert_close(
             out.features[task], expected.features[task], atol=1e-5, rtol=0
@@ -407,7 +409,7 @@ def test_an_expert_takes_no_more_frames_at_once_than_it_may(monkeypatch):
     for expert in mixture.experts:
         expert.register_forward_pre_hook(lambda _, x: sizes.append(len(x[0])))
     with torch.no_grad():
-        out = mixture(torch.randn(4, 1, 30, 6), torch.tensor([30]))
+        out = mixture.route(torch.randn(4, 1, 30, 6), torch.tensor([30]))
     assert max(sizes) <= 8 and min(sizes) > 0
     assert sum(sizes) == pair_share(out.routing) * 30 * 3
 
@@ -430,7 +432,7 @@ def test_weights_that_say_they_are_one_are(gradient, top_k):
 
 def gradients_of(mixture, layers):
     layers = layers.clone().requires_grad_()
-    out = mixture(list(layers), torch.tensor([layers.shape[2]]))
+    out = mixture.route(list(layers), torch.tensor([layers.shape[2]]))
     sum(y.square().sum() for y in out.features.values()).backward()
     found = {k: p.grad for k, p in mixture.named_parameters()}
     mixture.zero_grad()
@@ -473,13 +475,13 @@ def test_folded_norms_change_nothing_but_the_weights(top_k):
     reps, n_frames = torch.randn(4, 2, 40, 6), torch.tensor([40, 25])
     state = {k: v.clone() for k, v in mixture.state_dict().items()}
     with torch.no_grad():
-        before = mixture(reps, n_frames)
+        before = mixture.route(reps, n_frames)
         assert fold_norms_(mixture)
         assert not fold_norms_(mixture)
-        after = mixture(reps, n_frames)
+        after = mixture.route(reps, n_frames)
         # The norm runs without weights: these would do nothing.
         mixture.layer_mix.weight.fill_(7.0)
-        unused = mixture(reps, n_frames)
+        unused = mixture.route(reps, n_frames)
         mixture.layer_mix.weight.fill_(1.0)
     for task in TASKS:
         torch.testing.assert_close(
@@ -492,7 +494,10 @@ def test_folded_norms_change_nothing_but_the_weights(top_k):
     other.load_state_dict(mixture.state_dict())
     mixture.load_state_dict(state)
     with torch.no_grad():
-        again, elsewhere = mixture(reps, n_frames), other(reps, n_frames)
+        again, elsewhere = (
+            mixture.route(reps, n_frames),
+            other.route(reps, n_frames),
+        )
     for task in TASKS:
         assert torch.equal(again.features[task], before.features[task])
         torch.testing.assert_close(

@@ -36,14 +36,14 @@ def test_experts_agree_with_the_released_code(golden, form, top_k, kind):
     )
     n_frames = torch.full((layer_reps.shape[1],), layer_reps.shape[2])
     with torch.no_grad():
-        out = mixture(list(layer_reps), n_frames)
+        out = mixture.route(list(layer_reps), n_frames)
     for task in TASKS:
         torch.testing.assert_close(
             out.features[task], case[f"out_{task}"], atol=1e-5, rtol=0
         )
     with torch.no_grad():
         mixture.layer_mix.weight.mul_(1.01)
-        wrong = mixture(list(layer_reps), n_frames).features["se"]
+        wrong = mixture.route(list(layer_reps), n_frames).features["se"]
     assert (wrong - case["out_se"]).abs().max() > 1e-5
 
 
@@ -59,10 +59,10 @@ def test_the_weighted_sum_agrees_with_the_released_code(golden):
             mix.bias[i] = state[f"layer_norm.{i}.bias"]
         sums = TaskLayerSums({"se": mix})
         n_frames = torch.full((batch,), n_rows)
-        features = sums(list(layer_reps), n_frames).features["se"]
+        features = sums.route(list(layer_reps), n_frames).features["se"]
         torch.testing.assert_close(features, case["out"], atol=1e-5, rtol=0)
         mix.layer_weights[0] += 0.01
-        wrong = sums(list(layer_reps), n_frames).features["se"]
+        wrong = sums.route(list(layer_reps), n_frames).features["se"]
     assert (wrong - case["out"]).abs().max() > 1e-5
 
 

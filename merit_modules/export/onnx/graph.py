@@ -208,20 +208,19 @@ class SystemGraph(nn.Module):
             outputs["enhanced"] = enhanced * self.scale + self.mean
         if "ser" in self.tasks:
             frames = features["ser"]
-            n_frames = torch.full((1,), frames.shape[1])
-            outputs["logits"] = self.system.ser_head(frames, n_frames)
+            outputs["logits"] = self.system.ser_head(frames)
         for task, decision in routing.items():
             outputs[f"expert_{task}"] = decision.expert_index[None, :, 0]
         return outputs
 
     def _features(self, wav):
-        layer_reps = self.system.ssl_encoder(wav).layer_reps
+        layer_reps = tuple(self.system.ssl_encoder.layers(wav).reps)
         mixture = self.system.mixture
         if not isinstance(mixture, ExpertMixture):
             mixes = {task: mixture.layer_mixes[task] for task in self.tasks}
-            mixed = {t: mix(layer_reps, None) for t, mix in mixes.items()}
+            mixed = {t: mix.rows(layer_reps, None) for t, mix in mixes.items()}
             return {t: x.unsqueeze(0) for t, x in mixed.items()}, {}
-        features = mixture.layer_mix(layer_reps, None)
+        features = mixture.layer_mix.rows(layer_reps, None)
         routing = {t: mixture.routers[t](features) for t in self.tasks}
         results = dispatch(features, mixture.experts, list(routing.values()))
         results = dict(zip(self.tasks, results))
