@@ -1,22 +1,10 @@
-"""Compose HyperPyYAML files and load them with every key checked.
+"""HyperPyYAML files: what SpeechBrain loads, with errors told in one line."""
 
-A system is described once and a corpus is described once; an experiment names
-the files that it is made of under ``include`` and states only what differs::
-
-    include: [base.yaml, corpora/miniemo.yaml, systems/sparse_merit.yaml]
-    lr: 1.0e-3
-
-The files' top-level keys form one flat namespace in which a later file's key
-replaces an earlier one's. The result is plain HyperPyYAML, so any key can be
-overridden from the command line and the composed file runs on its own::
-
-    python -m merit_modules.hparams hparams/sparse_merit.yaml
-"""
-
+import ast
+import contextlib
 import difflib
 import io
 import re
-import sys
 from pathlib import Path
 
 import ruamel.yaml
@@ -27,7 +15,6 @@ from ruamel.yaml.error import YAMLError
 
 from merit_modules.errors import InputError
 
-INCLUDE = "include"
 #: The YAML files of this package: in it where it is installed, else beside it
 #: in a clone of the repository.
 SHIPPED = next(
@@ -40,104 +27,67 @@ SHIPPED = next(
 )
 
 
-def compose(path):
-    """Merge a YAML file with the files that it includes.
+@contextlib.contextmanager
+def explained(path):
+    """Turn what HyperPyYAML raises into one line that names file and key.
 
     Arguments
     ---------
     path : str or Path
-        HyperPyYAML file; paths under its key ``include`` are relative to it.
+        The HyperPyYAML file that is loaded inside.
 
-    Returns
-    -------
-    str
-        One HyperPyYAML text without ``include``.
+    Yields
+    ------
+    None
+        Nothing.
 
     Raises
     ------
     InputError
-        If a file is missing, is not YAML, or has a key that no included file
-        knows and no reference uses.
+        If the file is missing or is not YAML, a key to override is not in it
+        or is given twice, a placeholder has no value, or a part cannot be
+        built.
 
     Example
     -------
-    >>> folder = getfixture("tmp_path")
-    >>> _ = (folder / "base.yaml").write_text("a: 1\\nb: !ref <a>\\n")
-    >>> _ = (folder / "run.yaml").write_text("include: [base.yaml]\\na: 2\\n")
-    >>> print(compose(folder / "run.yaml"), end="")
-    a: 2
-    b: !ref <a>
+    >>> with explained("run.yaml"):
+    ...     load_hyperpyyaml("fold: 1", {"folds": 2})
+    Traceback (most recent call last):
+    merit_modules.errors.InputError: run.yaml has no key 'folds' to override;
+    did you mean 'fold'?
     """
-    stated = []
-    tree = _merge(Path(path), stated)
-    _check_keys(tree, stated)
-    stream = io.StringIO()
-    _yaml().dump(tree, stream)
-    return stream.getvalue()
-
-
-def _yaml():
-    yaml = ruamel.yaml.YAML()
-    yaml.width = 4096  # a folded !ref string would change its meaning
-    return yaml
-
-
-def _merge(path, stated):
-    """Merge a file, noting which file states which keys about its includes."""
-    tree = _read(path)
-    merged = CommentedMap()
-    included = tree.pop(INCLUDE, [])
-    for name in included:
-        _update(merged, _merge(path.parent / name, stated))
-    stated.append((path, list(tree), bool(included)))
-    _update(merged, tree)
-    return merged
-
-
-def _check_keys(tree, stated):
-    # A file without includes describes something: its keys are its own. One
-    # with includes adjusts what it includes: a misspelt key would do nothing.
-    known = _referenced(tree)
-    for _, keys, adjusts in stated:
-        known |= set() if adjusts else set(keys)
-    for path, keys, adjusts in stated:
-        for key in keys if adjusts else ():
-            if key not in known and not key.startswith("__"):
-                raise InputError(
-                    f"{path}: key {key!r} is read by nothing"
-                    + _hint(key, known)
-                )
-
-
-def _update(merged, tree):
-    for key, value in tree.items():
-        merged[key] = value
-        merged.ca.items.pop(key, None)  # a comment on the replaced value
-        if key in tree.ca.items:
-            merged.ca.items[key] = tree.ca.items[key]
-
-
-def _read(path):
     try:
-        text = path.read_text(encoding="utf-8")
+        yield
+    except InputError:
+        raise
     except OSError as error:
-        raise InputError(
-            f"hparams file {path}: {error.strerror or error}"
-        ) from error
-    try:
-        tree = _yaml().load(text)
+        if str(error.filename) == str(path):
+            told = f"hparams file {path}: {error.strerror}"
+        elif str(error.filename).endswith((".yaml", ".yml")):
+            told = f"{path}: includes {error.filename}: {error.strerror}"
+        else:
+            raise
+        raise InputError(told) from error
+    except DuplicateKeyError as error:
+        told = error.problem.partition(" (")[0]
+        raise InputError(f"{path} or options: {told}") from None
     except YAMLError as error:
         raise InputError(f"hparams file {path}: not YAML: {error}") from error
-    if not isinstance(tree, CommentedMap):
-        raise InputError(f"hparams file {path}: expected keys and values")
-    return tree
+    except (ImportError, KeyError, TypeError, ValueError) as error:
+        raise InputError(_explain(path, error)) from error
 
 
-def _referenced(tree):
-    stream = io.StringIO()
-    _yaml().dump(tree, stream)
-    names = re.findall(r"<([^<>\s]+)>", stream.getvalue())
-    return {re.split(r"[.\[]", name)[0] for name in names}
+def _explain(path, error):
+    message = ": ".join(str(part) for part in error.args) or repr(error)
+    found = re.search(r"Override '(.+?)' not found in: (\[.*\])", message)
+    if found:
+        key, known = found[1], ast.literal_eval(found[2])
+        hint = _hint(key, known) or _elsewhere(path, key)
+        return f"{path} has no key {key!r} to override{hint}"
+    found = re.search(r"'(.+?)' is a !PLACEHOLDER", message)
+    if found:
+        return f"{path}: {found[1]} needs a value: add --{found[1]} VALUE"
+    return f"{path}: {message}"
 
 
 def _hint(key, known):
@@ -145,8 +95,18 @@ def _hint(key, known):
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def _elsewhere(path, key):
+    """Name the files beside one that know a key which it lacks."""
+    known = [
+        other.name
+        for other in sorted(Path(path).parent.glob("*.yaml"))
+        if re.search(rf"^{re.escape(str(key))}:", other.read_text(), re.M)
+    ]
+    return f"; these files have it: {', '.join(known)}" if known else ""
+
+
 def load_hparams(path, overrides=None):
-    """Compose, override and build an experiment.
+    """Load a HyperPyYAML file, as :func:`explained` explains errors.
 
     Arguments
     ---------
@@ -159,8 +119,6 @@ def load_hparams(path, overrides=None):
     -------
     dict
         Key to value or object.
-    str
-        The composed HyperPyYAML text, overrides not applied.
 
     Raises
     ------
@@ -172,27 +130,77 @@ def load_hparams(path, overrides=None):
     -------
     >>> path = getfixture("tmp_path") / "run.yaml"
     >>> _ = path.write_text("n: 1\\nlayer: !new:torch.nn.Linear [!ref <n>, 2]")
-    >>> load_hparams(path, {"n": 3})[0]["layer"].in_features
+    >>> load_hparams(path, {"n": 3})["layer"].in_features
     3
     >>> load_hparams(path, {"m": 3})
     Traceback (most recent call last):
-    merit_modules.errors.InputError: ... no key 'm'...
+    merit_modules.errors.InputError: ...run.yaml has no key 'm' to override...
     """
-    text = compose(path)
-    known = keys_of(text)
-    if isinstance(overrides, str):
-        overrides = parse_overrides(overrides)
-    for key in overrides or {}:
-        if key not in known:
-            raise InputError(
-                f"{path} has no key {key!r} to override" + _hint(key, known)
-            )
-    try:
-        return load_hyperpyyaml(text, overrides), text
-    except InputError:
-        raise
-    except (ImportError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: {_explain(error)}") from error
+    with explained(path), open(path, encoding="utf-8") as stream:
+        return load_hyperpyyaml(stream, overrides)
+
+
+def read_text(path):
+    """Read a HyperPyYAML file without building anything.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    str
+        Its text.
+
+    Raises
+    ------
+    InputError
+        If it is missing, is not YAML, or holds no keys.
+
+    Example
+    -------
+    >>> read_text("gone.yaml")
+    Traceback (most recent call last):
+    merit_modules.errors.InputError: hparams file gone.yaml: No such file ...
+    """
+    with explained(path):
+        text = Path(path).read_text(encoding="utf-8")
+        if not isinstance(_yaml().load(text), CommentedMap):
+            raise InputError(f"hparams file {path}: expected keys and values")
+    return text
+
+
+def with_absolute_includes(text, folder):
+    """Let ``!include:`` name the same files from wherever the text lies.
+
+    Arguments
+    ---------
+    text : str
+        HyperPyYAML.
+    folder : str or Path
+        Where the file lies that it comes from.
+
+    Returns
+    -------
+    str
+        The text with absolute paths.
+
+    Example
+    -------
+    >>> with_absolute_includes("a: !include:b.yaml", "/there")
+    'a: !include:/there/b.yaml'
+    """
+    folder = Path(folder).resolve()
+    return re.sub(
+        r"!include:(\S+)", lambda name: f"!include:{folder / name[1]}", text
+    )
+
+
+def _yaml():
+    yaml = ruamel.yaml.YAML()
+    yaml.width = 4096  # a folded !ref string would change its meaning
+    return yaml
 
 
 def parse_overrides(text):
@@ -255,12 +263,12 @@ def format_overrides(overrides):
 
 
 def keys_of(text):
-    """List the top-level keys of a composed file.
+    """List the top-level keys of a HyperPyYAML text.
 
     Arguments
     ---------
     text : str
-        What :func:`compose` returned.
+        HyperPyYAML.
 
     Returns
     -------
@@ -273,15 +281,3 @@ def keys_of(text):
     ['a', 'b']
     """
     return set(_yaml().load(text))
-
-
-def _explain(error):
-    message = ": ".join(str(part) for part in error.args) or repr(error)
-    found = re.search(r"'(.+?)' is a !PLACEHOLDER", message)
-    if found:
-        return f"{found[1]} needs a value: add --{found[1]} VALUE"
-    return message
-
-
-if __name__ == "__main__":
-    print(compose(sys.argv[1]), end="")

@@ -17,7 +17,7 @@ import torch
 from merit_modules.errors import InputError
 from merit_modules.hparams import load_hparams
 from merit_modules.tiny import tiny_system
-from merit_modules.training import datasets, experiment, recipe
+from merit_modules.training import experiment, recipe
 from merit_modules.training.checkpoints import AtomicCheckpointer
 from tests.conftest import ROOT, write_tiny_experiment
 from tests.helpers.training import last_checkpoint, start, train
@@ -49,16 +49,9 @@ def test_wrong_values_are_named(miniemo, tmp_path, overrides, words):
     key, value = overrides.split(": ", 1)
     with pytest.raises(InputError, match=words):
         hparams = start(path, tmp_path, **{key: value})
-        data = datasets.load_data(hparams)
+        data = recipe.dataio_prepare(hparams)
         brain = recipe.make_brain(hparams, {"device": "cpu"}, data)
         recipe.evaluate(brain, hparams, data)
-
-
-def test_a_key_that_nothing_reads_is_named(tmp_path):
-    path = tmp_path / "mine.yaml"
-    path.write_text(f"include: [{SHIPPED}]\nnumber_of_epoch: 3\n")
-    with pytest.raises(InputError, match="'number_of_epoch' is read by noth"):
-        load_hparams(path)
 
 
 @pytest.mark.parametrize(
@@ -81,14 +74,14 @@ def test_broken_yaml_is_named(tmp_path, text, words):
 def test_a_missing_yaml_file_is_named(tmp_path):
     with pytest.raises(InputError, match="nothing.yaml: No such file"):
         load_hparams(tmp_path / "nothing.yaml")
-    (tmp_path / "mine.yaml").write_text("include: [gone.yaml]")
-    with pytest.raises(InputError, match="gone.yaml: No such file"):
+    (tmp_path / "mine.yaml").write_text("a: !include:gone.yaml")
+    with pytest.raises(InputError, match="mine.yaml: .*gone.yaml"):
         load_hparams(tmp_path / "mine.yaml")
 
 
 def test_the_command_prints_one_line_and_no_traceback(capfd, caplog):
     with caplog.at_level(logging.ERROR):
-        code = experiment.as_command(experiment.load_experiment, ["no.yaml"])
+        code = experiment.as_command(recipe.main, ["no.yaml"])
     assert code == 2
     (record,) = caplog.records
     assert record.getMessage().startswith("error: hparams file no.yaml")
@@ -118,7 +111,7 @@ def broken_corpus(miniemo, tmp_path):
 def test_all_broken_audio_is_listed_before_training(broken_corpus):
     _, hparams, names, files = broken_corpus
     with pytest.raises(InputError) as caught:
-        datasets.load_data(hparams)
+        recipe.dataio_prepare(hparams)
     message = str(caught.value)
     assert f"{names[0]!r}: the speech is silent" in message
     assert files[1] in message
@@ -128,7 +121,7 @@ def test_broken_audio_can_be_left_out(broken_corpus):
     _, hparams, names, _ = broken_corpus
     n_before = 32
     hparams["skip_broken_audio"] = True
-    data = datasets.load_data(hparams)
+    data = recipe.dataio_prepare(hparams)
     assert len(data.train) == n_before - 2
     assert not set(names) & set(data.train.data_ids)
 
@@ -196,7 +189,7 @@ def test_a_half_written_checkpoint_is_not_loaded(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_test_set_metric_that_fails_is_counted(tiny_experiment, tmp_path):
     hparams = start(tiny_experiment, tmp_path, test_clean=True)
-    data = datasets.load_data(hparams)
+    data = recipe.dataio_prepare(hparams)
     brain = recipe.make_brain(
         hparams, {"device": "cpu", "noprogressbar": True}, data
     )

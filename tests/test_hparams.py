@@ -1,79 +1,134 @@
-"""Shipped YAML files: they load, use all their keys and describe once."""
+"""Shipped YAML files: SpeechBrain loads them, shared parts are equal."""
 
 import re
 from pathlib import Path
 
 import pytest
 import torch
+from hyperpyyaml import load_hyperpyyaml
 
 from merit_modules.errors import InputError
-from merit_modules.hparams import compose, load_hparams, parse_overrides
+from merit_modules.hparams import load_hparams, parse_overrides
+from merit_modules.pretrained import save_folder
 from merit_modules.ssl.encoder import PretrainedSSLEncoder, RandomSSLEncoder
-from merit_modules.tiny import TINY_SSL
+from merit_modules.tiny import TINY_SSL, tiny_system
 from tests.conftest import ROOT
+from tests.helpers import copies
 from tests.helpers.training import EXPERIMENTS
+from tests.helpers.yaml_files import WAVLM_LARGE, changed
 
-#: Keys that the code reads by name; all others must be referenced.
-READERS = [
-    ROOT / "merit_modules" / name
-    for name in (
-        "training/datasets.py",
-        "training/experiment.py",
-        "training/recipe.py",
-        "training/brain.py",
-        "export/card_metadata.py",
-    )
-] + [ROOT / "train.py"]
 RUN_OPTIONS = {
     "precision",
     "max_grad_norm",
     "grad_accumulation_factor",
     "ckpt_interval_minutes",
 }
-#: small.yaml states the widths of all parts, whichever a system has.
-WIDTHS = {"expert_hidden", "expert_output", "se_hidden", "ser_hidden"}
+#: Every system that the paper or the study compares, on every corpus.
+SYSTEMS = {
+    "sparse_merit",
+    "dense_merit",
+    "residual_merit",
+    "weighted_sum_experts",
+    "weighted_sum_experts_dense",
+    "layer_mixing_experts",
+    "layer_mixing_experts_dense",
+    "naive_mtl",
+    "se_only",
+    "ser_only",
+    "ser_only_clean",
+    "cascade",
+}
+
+
+def name_of(path):
+    """Name a file for pytest."""
+    where = path.relative_to(ROOT).parts
+    return f"{where[1] if where[0] == 'recipes' else 'MiniEmo'}-{path.stem}"
+
+
+each_file = pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
 
 
 def overrides_of(path, tmp_path):
-    placeholders = re.findall(r"^(\w+): !PLACEHOLDER", compose(path), re.M)
+    text = path.read_text()
+    placeholders = re.findall(r"^(\w+): !PLACEHOLDER", text, re.M)
     values = {key: str(tmp_path) for key in placeholders}
     if "manifest_csv" in values:
         values["manifest_csv"] = str(tmp_path / "corpus.csv")
         Path(values["manifest_csv"]).write_text("wav,emo\na.wav,x\nb.wav,y\n")
-    if re.search(r"^ssl_source:", compose(path), re.M):
+    if re.search(r"^ssl_source:", text, re.M):
         # In place of trained weights, which come from elsewhere.
         values["ssl_source"] = str(tmp_path / "ssl")
         model = RandomSSLEncoder("wavlm", TINY_SSL).model
         model.save_pretrained(tmp_path / "ssl")
+    if "init_from" in values:
+        values["init_from"] = str(tmp_path / "release")
+        save_folder(tiny_system(), values["init_from"], list("abcd"))
     return {**values, "output_folder": str(tmp_path)}
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: str(p.stem))
-def test_every_key_is_used(path):
-    text = compose(path)
-    code = "".join(reader.read_text() for reader in READERS)
-    read = set(re.findall(r"\"(\w+)\"", code))
-    read |= set(re.findall(r"self\.hparams\.(\w+)", code))
-    referenced = set(re.findall(r"<(\w+)", text))
+def unused_keys(text, script):
+    """List keys that neither the file itself nor the script reads."""
     keys = set(re.findall(r"^(\w+):", text, re.M))
-    unused = keys - read - referenced - RUN_OPTIONS - WIDTHS
+    read = set(re.findall(r"hparams\[\"(\w+)\"\]", script))
+    read |= set(re.findall(r"\bhparams\.(\w+)", script))
+    read |= set(re.findall(r"<(\w+)", text))
+    unused = keys - read - RUN_OPTIONS
+    return {key for key in unused if not key.startswith("__")}
+
+
+@each_file
+def test_every_key_is_used(path):
+    text, script = path.read_text(), copies.RECIPE.read_text()
+    unused = unused_keys(text, script)
     if "ser_target: attributes" in text:
         unused -= {"emotions"}  # the corpus tells them all the same
-    assert {k for k in unused if not k.startswith("__")} == set()
+    assert unused == set()
+    assert unused_keys(text + "my_key: 1\n", script) >= {"my_key"}
+
+
+@each_file
+def test_speechbrain_s_own_check_passes(path):
+    """Every key is declared before it is referred to, or is in train.py."""
+    text, script = path.read_text(), copies.RECIPE.read_text()
+    waiting = []
+    for line in text.splitlines():
+        found = re.match(r"(\w+):", line)
+        if found and "!apply" not in line:
+            waiting.append(found[1])
+        for name in re.findall(r"<(\w+)", line):
+            if name in waiting:
+                waiting.remove(name)
+    left = {
+        key
+        for key in waiting
+        if f'["{key}"]' not in script and f"hparams.{key}" not in script
+    }
+    assert left <= RUN_OPTIONS | {"emotions"}
+
+
+@each_file
+def test_the_file_s_own_command_is_right(path):
+    """The head of each file shows how it is used."""
+    head, _ = copies.sections(path.read_text())
+    assert f"train.py hparams/{path.name}" in head
+    for key in re.findall(r"^(\w+): !PLACEHOLDER", path.read_text(), re.M):
+        assert f"--{key}" in head, key
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: str(p.stem))
+@each_file
 def test_shipped_files_build_a_system_that_runs(path, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(path.parents[1]))
-    hparams, _ = load_hparams(path, overrides_of(path, tmp_path))
+    with open(path, encoding="utf-8") as file:
+        hparams = load_hyperpyyaml(file, overrides_of(path, tmp_path))
     system = hparams["system"]
     # What the YAML names and what the system holds are the same objects.
     assert system.mixture is hparams["mixture"]
     assert system.ssl_encoder is hparams["ssl_encoder"]
     if hparams["front_end_experiment"]:
         front_end = path.parent / hparams["front_end_experiment"]
-        first, _ = load_hparams(front_end, overrides_of(front_end, tmp_path))
+        first = load_hparams(front_end, overrides_of(front_end, tmp_path))
         system.front_end = first["system"]
         system.front_end.normalizer.set_statistics(0.0, 1.0)
     system.normalizer.set_statistics(0.0, 1.0)
@@ -85,36 +140,77 @@ def test_shipped_files_build_a_system_that_runs(path, tmp_path, monkeypatch):
         assert out.enhancement.mask.shape == (1, 201, 51)
 
 
-def test_a_corpus_and_a_system_are_paired_in_a_few_lines():
+def test_every_system_is_there_for_every_corpus():
+    folders = {path.parent for path in EXPERIMENTS}
+    assert len(folders) == 5
+    for folder in folders:
+        assert SYSTEMS <= {path.stem for path in folder.glob("*.yaml")}
+        assert (folder / "sparse_merit_base.yaml").is_file()
     for path in EXPERIMENTS:
-        lines = path.read_text().splitlines()
-        code = [x for x in lines if x.strip() and not x.startswith("#")]
-        assert len(code) <= 12, f"{path} states more than what differs"
+        (name,) = re.findall(r"^system_name: (\w+)$", path.read_text(), re.M)
+        assert path.stem.startswith(name) or name == "naive_mtl"
 
 
-def test_the_composed_file_runs_without_its_parts(tmp_path):
-    text = compose(ROOT / "hparams" / "sparse_merit.yaml")
-    (tmp_path / "flat.yaml").write_text(text)
-    hparams, again = load_hparams(
-        tmp_path / "flat.yaml", {"output_folder": str(tmp_path)}
+def test_sections_of_one_title_are_equal():
+    found = {}
+    for path in EXPERIMENTS:
+        head, sections = copies.sections(path.read_text())
+        assert copies.joined(head, sections) == path.read_text(), path
+        sections.pop(copies.OWN)
+        for title, text in sections.items():
+            assert found.setdefault(title, text) == text, f"{path}: {title}"
+
+
+def test_the_steps_of_all_scripts_are_equal():
+    texts = {copies.steps(path.read_text())[1] for path in copies.scripts()}
+    assert len(copies.scripts()) == 6 and len(texts) == 1
+    assert len(copies.RECIPE.read_text().splitlines()) <= 250
+
+
+def test_a_difference_is_found_and_mended(tmp_path, monkeypatch):
+    source = ROOT / "hparams" / "sparse_merit.yaml"
+    other = tmp_path / "other.yaml"
+    other.write_text(
+        source.read_text().replace("n_examples: 2", "n_examples: 3")
     )
-    assert again == text
-    assert hparams["number_of_epochs"] > 1
+    monkeypatch.setattr(copies, "experiments", lambda: [source, other])
+    assert copies.fix(source) == [other]
+    assert other.read_text() == source.read_text()
+    assert copies.fix(source) == []
+
+
+def test_a_key_of_another_file_is_named_with_its_files():
+    path = ROOT / "hparams" / "sparse_merit.yaml"
+    with pytest.raises(InputError) as caught:
+        load_hparams(path, {"ssl_source": "microsoft/wavlm-base"})
+    assert "these files have it: sparse_merit_base.yaml" in str(caught.value)
+    with pytest.raises(InputError, match="did you mean 'n_experts'"):
+        load_hparams(path, {"n_expert": 3})
+
+
+def test_one_s_own_keys_and_includes_are_loaded(tmp_path):
+    text = (ROOT / "hparams" / "sparse_merit.yaml").read_text()
+    (tmp_path / "note.yaml").write_text("who: me\n")
+    path = tmp_path / "mine.yaml"
+    path.write_text(text + "my_note: 3\nmore: !include:note.yaml\n")
+    hparams = load_hparams(path, {"output_folder": str(tmp_path)})
+    assert hparams["my_note"] == 3 and hparams["more"] == {"who": "me"}
 
 
 def test_wavlm_large_with_three_experts_has_the_right_size(tmp_path):
     """Full size on the meta device: shapes and counts, no memory."""
-    ssl = tmp_path / "large.yaml"
-    ssl.write_text(WAVLM_LARGE)
     path = tmp_path / "full.yaml"
+    shipped = ROOT / "recipes" / "Manifest" / "joint_se_ser" / "hparams"
     path.write_text(
-        f"include: [{ROOT}/hparams/base.yaml, "
-        f"{ROOT}/hparams/corpora/miniemo.yaml, {ssl}, "
-        f"{ROOT}/hparams/systems/sparse_merit.yaml]\n"
-        "lr_annealing: null\n"  # makes a list of numbers: not on meta
+        changed(
+            shipped / "sparse_merit.yaml",
+            WAVLM_LARGE + "lr_annealing: null\n"  # a list: not on meta
+            "emotions: [a, b, c, d]\nspeech_root: x\nprepare: null\n",
+        )
     )
+    options = {"output_folder": str(tmp_path), "manifest_csv": "x"}
     with torch.device("meta"):
-        hparams, _ = load_hparams(path, {"output_folder": str(tmp_path)})
+        hparams = load_hparams(path, {**options, "noise_folder": "x"})
     system = hparams["system"]
     width = 25 * 1024
     assert hparams["layer_mix"].output_size == width
@@ -135,20 +231,6 @@ def test_wavlm_large_with_three_experts_has_the_right_size(tmp_path):
 
 def count(module):
     return sum(p.numel() for p in module.parameters())
-
-
-WAVLM_LARGE = """
-ssl_encoder: !new:merit_modules.ssl.encoder.RandomSSLEncoder
-    model_type: wavlm
-    train_front_end: False
-    config:
-        hidden_size: 1024
-        num_hidden_layers: 24
-        num_attention_heads: 16
-        intermediate_size: 4096
-        feat_extract_norm: layer
-        do_stable_layer_norm: True
-"""
 
 
 @pytest.mark.parametrize("name", ["wavlm", "hubert", "wav2vec2"])

@@ -70,8 +70,8 @@ def evaluate_run(argv):
 
     from merit_modules.hparams import parse_overrides
     from merit_modules.training import recipe
-    from merit_modules.training.datasets import load_data
     from merit_modules.training.experiment import COMPOSED, load_run
+    from merit_modules.training.start import first_folder
 
     folder = Path(argv[0])
     # SpeechBrain's own parser tells run options from keys of the YAML.
@@ -81,8 +81,11 @@ def evaluate_run(argv):
     hparams = load_run(folder, parse_overrides(overrides))
     if not list(Path(hparams["save_folder"]).glob("CKPT+*")):
         raise InputError(f"{hparams['save_folder']}: no checkpoint to evaluate")
-    data = load_data(hparams)
-    brain = recipe.make_brain(hparams, run_opts, data, trained=True)
+    if hparams["front_end_experiment"]:
+        first = first_folder(folder, hparams["front_end_experiment"])
+        hparams["system"].front_end = load_run(first)["system"]
+    data = recipe.dataio_prepare(hparams)
+    brain = recipe.make_brain(hparams, run_opts, data)
     return recipe.evaluate(brain, hparams, data)
 
 

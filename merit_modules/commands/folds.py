@@ -19,7 +19,7 @@ from merit_modules.commands.processes import Task, run_tasks, threads_each
 from merit_modules.errors import InputError
 from merit_modules.evaluation.run_folder import RESULTS, read_run
 from merit_modules.files import write_atomically
-from merit_modules.hparams import compose, parse_overrides
+from merit_modules.hparams import parse_overrides, read_text
 
 RECORD = "run.json"  # what a run's folder was made with, and whether whole
 LOG = "run.log"
@@ -183,7 +183,7 @@ def options_of(rest):
 
 def _make_jobs(args, hparams, rest):
     """List the runs, those of one seed together, and their common folder."""
-    options, text = options_of(rest), compose(hparams)
+    options, text = options_of(rest), read_text(hparams)
     tree = parse_overrides(text)
     for key, wanted in (("fold", args.folds), ("seed", args.seeds)):
         if wanted is not None and key not in tree:

@@ -70,7 +70,7 @@ def find_hparams(name):
 
 def _run(args):
     from merit_modules.training.experiment import as_command
-    from merit_modules.training.recipe import train_and_test
+    from merit_modules.training.recipe import main
 
     hparams = find_hparams(args.hparams)
-    return as_command(train_and_test, [str(hparams), *args.options])
+    return as_command(main, [str(hparams), *args.options])

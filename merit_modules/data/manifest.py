@@ -1,18 +1,25 @@
-"""Manifests: JSON files that say which utterances and noises there are.
+"""Manifests: files that say which utterances and noises there are.
 
-A manifest is one JSON object, ``{id: entry}``. A speech entry holds ``wav``,
-``duration`` (seconds), ``emo`` and ``spk_id``; a noise entry holds ``wav``,
-``duration`` and ``noise_type``. Paths start with ``{data_root}``, which the
-reader replaces, so that a manifest stays true when its audio moves.
+A manifest is one JSON object, ``{id: entry}``, or a CSV file with the column
+``ID``, as SpeechBrain has them. A speech entry holds ``wav``, ``duration``
+(seconds, or ``length``) and, unless something else is learned, ``emo``; also
+``spk_id``. A noise entry holds ``wav``, ``duration`` and ``noise_type``. Paths
+start with ``{data_root}`` (any ``$data_root`` or ``{..._root}`` of others is
+replaced, too), so that a manifest stays true when its audio moves.
 """
 
+import csv
+import io
 import json
+import re
 from pathlib import Path
 
 from merit_modules.errors import InputError
 from merit_modules.files import write_atomically
 
 DATA_ROOT = "{data_root}"
+#: How others' manifests begin a path: {data_folder}, $noise_folder.
+OTHER_ROOTS = r"^(\{\w+\}|\$\w+)(?=/)"
 SPEECH_KEYS = ("wav", "duration", "emo", "spk_id")
 NOISE_KEYS = ("wav", "duration", "noise_type")
 
@@ -40,15 +47,18 @@ def write_manifest(path, entries):
     write_atomically(path, text + "\n")
 
 
-def read_manifest(path, data_root):
+def read_manifest(path, data_root, kind=None):
     """Read a manifest and put the audio's folder into its paths.
 
     Arguments
     ---------
     path : str or Path
-        JSON file made by :func:`write_manifest`, or by hand.
+        JSON file made by :func:`write_manifest` or by hand, or a CSV file.
     data_root : str or Path
         Folder that stands for ``{data_root}``.
+    kind : str, optional
+        ``speech`` or ``noise``: what it must hold; by default each entry
+        shows it.
 
     Returns
     -------
@@ -58,8 +68,8 @@ def read_manifest(path, data_root):
     Raises
     ------
     InputError
-        If the file is missing, is not JSON, holds no entry, or if an entry
-        lacks a key or has no usable duration (named with the entry's id).
+        If the file is missing, is neither JSON nor CSV, holds no entry, or if
+        an entry lacks a key or has no usable duration (named with its id).
 
     Example
     -------
@@ -69,13 +79,16 @@ def read_manifest(path, data_root):
     >>> read_manifest(path, "/noise")
     {'n1': {'wav': '/noise/n1.wav', 'duration': 2.0, 'noise_type': 'rain'}}
     """
+    is_table = Path(path).suffix == ".csv"
     try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        entries = _rows(text) if is_table else json.loads(text)
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"{path}: there is no such manifest file") from None
-    except ValueError as error:  # not JSON, or not UTF-8
+    except (KeyError, ValueError, csv.Error) as error:  # also: not UTF-8
+        form = "CSV table with a column ID" if is_table else "JSON manifest"
         raise InputError(
-            f"{path}: expected a JSON manifest, could not parse it: {error}"
+            f"{path}: expected a {form}, could not parse it: {error}"
         ) from None
     if not isinstance(entries, dict):
         raise InputError(
@@ -85,21 +98,34 @@ def read_manifest(path, data_root):
     if not entries:
         raise InputError(f"{path}: the manifest is empty")
     return {
-        item: _checked(path, item, entry, str(data_root))
+        item: _checked(path, item, entry, str(data_root), kind)
         for item, entry in entries.items()
     }
 
 
-def _checked(path, item, entry, data_root):
+def _rows(text):
+    """Read SpeechBrain's CSV manifests, with or without spaces."""
+    rows = csv.DictReader(io.StringIO(text), skipinitialspace=True)
+    return {row.pop("ID"): row for row in rows}
+
+
+def _checked(path, item, entry, data_root, kind):
     """Return one entry with its paths filled in; raise if it is not whole."""
     if not isinstance(entry, dict):
         raise InputError(
             f"{path}: entry {item!r}: expected an object with keys, "
             f"got {entry!r}"
         )
-    kind, needed = "speech", SPEECH_KEYS
-    if "noise_type" in entry:
-        kind, needed = "noise", NOISE_KEYS
+    # Other people's: the length by another name, the speaker or type unknown.
+    if "duration" not in entry and "length" in entry:
+        entry = {**entry, "duration": entry["length"]}
+    if kind is None:
+        kind = "noise" if "noise_type" in entry else "speech"
+    if kind == "noise":
+        entry = {**entry, "noise_type": entry.get("noise_type", "noise")}
+    else:
+        entry = {**entry, "spk_id": entry.get("spk_id")}
+    needed = NOISE_KEYS if kind == "noise" else SPEECH_KEYS
     missing = [key for key in needed if key not in entry]
     if missing:
         raise InputError(
@@ -111,16 +137,27 @@ def _checked(path, item, entry, data_root):
             f"{path}: entry {item!r}: 'wav': expected a path, "
             f"got {entry['wav']!r}"
         )
-    duration = entry["duration"]
-    if not isinstance(duration, (int, float)) or not 0 < duration < 1e6:
+    duration = _number(entry["duration"])
+    if duration is None or not 0 < duration < 1e6:
         raise InputError(
             f"{path}: entry {item!r}: 'duration': expected seconds above 0, "
-            f"got {duration!r}"
+            f"got {entry['duration']!r}"
         )
     # Not str.format: other braces may be part of a file's name.
-    return {
+    filled = {
         key: value.replace(DATA_ROOT, data_root)
         if isinstance(value, str)
         else value
         for key, value in entry.items()
     }
+    wav = re.sub(OTHER_ROOTS, lambda _: data_root, filled["wav"])
+    return {**filled, "wav": wav, "duration": duration}
+
+
+def _number(value):
+    if isinstance(value, bool):
+        return None
+    try:
+        return value if isinstance(value, (int, float)) else float(value)
+    except (TypeError, ValueError):
+        return None

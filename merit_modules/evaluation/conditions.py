@@ -46,6 +46,47 @@ class TestCondition(NamedTuple):
         return name if self.test_set is None else f"{self.test_set}_{name}"
 
 
+def noise_grid(test_sets, noises, snrs_db, dataset_of, clean=True):
+    """List the conditions: each test set with each noise at each SNR.
+
+    Arguments
+    ---------
+    test_sets : list of str
+        Names of the speech manifests.
+    noises : dict
+        Name to noise manifest.
+    snrs_db : list of float
+        Signal-to-noise ratios in dB.
+    dataset_of : callable
+        Test set, noise manifest and SNR to a dataset; None and None for clean
+        speech.
+    clean : bool
+        Whether clean speech is a condition, too.
+
+    Returns
+    -------
+    list of TestCondition
+        The conditions.
+
+    Example
+    -------
+    >>> grid = noise_grid(["test"], {"test_unseen": {}}, [0, 5], lambda *x: x)
+    >>> [condition.name for condition in grid]
+    ['unseen_0dB', 'unseen_5dB', 'clean']
+    """
+    conditions = []
+    for test_set in test_sets:
+        label = test_set if len(test_sets) > 1 else None
+        cells = [(n, s) for n in noises for s in snrs_db]
+        for name, snr_db in cells + [(None, None)] * clean:
+            noise = noises.get(name)
+            dataset = dataset_of(test_set, noise, snr_db)
+            conditions.append(
+                TestCondition(name, snr_db, dataset, noise, label)
+            )
+    return conditions
+
+
 class ConditionScores:
     """Collects what the system made of one condition, utterance by utterance.
 

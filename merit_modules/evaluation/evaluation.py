@@ -7,14 +7,18 @@ import time
 from pathlib import Path
 
 from speechbrain.utils.data_utils import batch_pad_right
+from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 
 from merit_modules.data.mixing import write_recipes
 from merit_modules.errors import InputError
 from merit_modules.evaluation.conditions import ConditionScores
 from merit_modules.evaluation.cost import measure
-from merit_modules.evaluation.expert_removal import without_expert
-from merit_modules.evaluation.metrics.scoring import SIDES
+from merit_modules.evaluation.expert_removal import (
+    has_several_experts,
+    without_expert,
+)
+from merit_modules.evaluation.metrics.scoring import SIDES, EnhancementScorer
 from merit_modules.evaluation.metrics.table import results_table
 from merit_modules.evaluation.run_folder import (
     RESULTS,
@@ -276,6 +280,39 @@ class Evaluation:
         self._write()
         return found
 
+    def beyond_scores(self, conditions, removal_conditions, cost_duration_s):
+        """Measure the cost, once, and take experts away where asked for.
+
+        Arguments
+        ---------
+        conditions : list of TestCondition
+            All conditions of the run.
+        removal_conditions : list of str
+            Names of those where each expert is taken away in turn.
+        cost_duration_s : float
+            Audio that cost is measured on, in seconds.
+
+        Raises
+        ------
+        InputError
+            If one of these is not among the conditions.
+        """
+        if "cost" not in self.results and conditions:
+            self.measure_cost(conditions[0].dataset, cost_duration_s)
+        chosen = [c for c in conditions if c.name in removal_conditions]
+        if len(chosen) < len(removal_conditions):
+            raise InputError(
+                "removal_conditions: expected some of "
+                f"{', '.join(c.name for c in conditions)}, got "
+                f"{removal_conditions}"
+            )
+        removed = self.results.get("expert_removal", [])
+        done = {entry["condition"] for entry in removed}
+        if set(removal_conditions) - done and has_several_experts(
+            self.brain.system
+        ):
+            self.remove_experts(chosen)
+
     def measure_cost(self, dataset, max_duration_s):
         """Note what the system costs; see ``cost.measure``.
 
@@ -324,6 +361,79 @@ class Evaluation:
 
     def _names(self):
         return [entry["name"] for entry in self.results["conditions"]]
+
+
+def evaluate_conditions(
+    brain,
+    conditions,
+    output_folder,
+    about,
+    settings,
+    loader_kwargs,
+    metrics,
+    num_metric_workers=0,
+    dnsmos_model=None,
+    chosen=None,
+    n_examples=0,
+    removal_conditions=(),
+    cost_duration_s=24.0,
+):
+    """Test the best checkpoint of a run, on the first process.
+
+    What an earlier start tested is kept, see :class:`Evaluation`.
+
+    Arguments
+    ---------
+    brain : JointBrain
+        The trained brain.
+    conditions : list of TestCondition
+        All conditions of the run.
+    output_folder : str or Path
+        The run's folder.
+    about : dict
+        What the run was (corpus, system, seed); goes into the results.
+    settings : dict
+        What else the scores depend on, ``sample_rate_hz`` among it.
+    loader_kwargs : callable
+        Dataset to the arguments of its loader.
+    metrics : list of str
+        Metrics of enhancement.
+    num_metric_workers : int
+        Processes that score.
+    dnsmos_model : str or Path, optional
+        ``sig_bak_ovr.onnx``, where a metric needs it.
+    chosen : list of str, optional
+        Names of the conditions to test now; all by default.
+    n_examples : int
+        Utterances per condition to write as WAV files.
+    removal_conditions : list of str
+        Where each expert is taken away in turn.
+    cost_duration_s : float
+        Audio that cost is measured on, in seconds.
+
+    Returns
+    -------
+    dict or None
+        The content of ``results.json``; None on processes but the first.
+    """
+    if not if_main_process():
+        return None
+    with EnhancementScorer(
+        settings["sample_rate_hz"],
+        num_metric_workers,
+        metrics,
+        dnsmos_model=dnsmos_model,
+    ) as scorer:
+        evaluation = Evaluation(
+            brain, scorer, output_folder, about, loader_kwargs, settings
+        )
+        results = evaluation.run(conditions, chosen, n_examples)
+        evaluation.beyond_scores(
+            conditions, removal_conditions, cost_duration_s
+        )
+    print(results_table(results))
+    print(f"\nAll results: {output_folder}/results.json")
+    return results
 
 
 def _metrics_of(entry):

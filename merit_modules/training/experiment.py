@@ -5,7 +5,6 @@ import gc
 import sys
 from pathlib import Path
 
-import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
@@ -16,34 +15,13 @@ from merit_modules.hparams import (
     format_overrides,
     load_hparams,
     parse_overrides,
+    read_text,
+    with_absolute_includes,
 )
 
 COMPOSED = "composed.yaml"  # a run's YAML in one piece
 OVERRIDES = "overrides.yaml"  # what its command line changed
 logger = get_logger(__name__)
-
-
-def load_experiment(argv):
-    """Read the command line and build what the YAML files describe.
-
-    Arguments
-    ---------
-    argv : list of str
-        ``[HPARAMS.yaml, --key value, ...]``, as SpeechBrain takes it.
-
-    Returns
-    -------
-    hparams : dict
-        Key to value or object.
-    run_opts : dict
-        SpeechBrain's run options.
-    to_save : dict
-        Arguments for ``speechbrain.create_experiment_directory``.
-    """
-    hparams_file, run_opts, overrides = sb.parse_arguments(argv)
-    sb.utils.distributed.ddp_init_group(run_opts)
-    hparams, to_save = open_experiment(hparams_file, parse_overrides(overrides))
-    return hparams, run_opts, to_save
 
 
 def load_run(folder, overrides=None):
@@ -59,7 +37,7 @@ def load_run(folder, overrides=None):
     Returns
     -------
     dict
-        Key to value or object, as :func:`load_experiment` returns it.
+        Key to value or object.
 
     Raises
     ------
@@ -78,41 +56,38 @@ def load_run(folder, overrides=None):
         "prepare": None,
         "output_folder": str(folder),
     }
-    hparams, _ = load_hparams(folder / COMPOSED, overrides)
-    return hparams | {"overrides": overrides}
+    hparams = load_hparams(folder / COMPOSED, overrides)
+    # Runs of version 0.1 and 0.2 knew their manifests by the folder alone.
+    manifests = hparams["manifest_folder"]
+    return {
+        "train_annotation": f"{manifests}/train.json",
+        "valid_annotation": f"{manifests}/valid.json",
+        "test_annotation": f"{manifests}/{{test_set}}.json",
+        "noise_annotation": f"{manifests}/noise_{{noise_set}}.json",
+        **hparams,
+    }
 
 
-def open_experiment(hparams_file, overrides):
-    """Build what a YAML file describes, and write it down in one piece.
+def save_settings(hparams_file, overrides, folder):
+    """Write down what a run is made of, so that it can be built again.
+
+    SpeechBrain's ``hyperparams.yaml`` shows the values; here are the YAML file
+    as it is and, beside it, what the command line changed.
 
     Arguments
     ---------
     hparams_file : str or Path
         The YAML file.
-    overrides : dict
-        Keys to replace.
-
-    Returns
-    -------
-    hparams : dict
-        Key to value or object.
-    to_save : dict
-        Arguments for ``speechbrain.create_experiment_directory``.
+    overrides : str
+        Keys that were replaced, as YAML.
+    folder : str or Path
+        The run's output folder.
     """
-    hparams, text = load_hparams(hparams_file, overrides)
-    hparams |= {"hparams_file": hparams_file, "overrides": overrides}
-    folder = Path(hparams["output_folder"])
-    composed = folder / COMPOSED
-    run_on_main(write_atomically, args=(composed, text))
-    run_on_main(
-        write_atomically, args=(folder / OVERRIDES, format_overrides(overrides))
-    )
-    to_save = {
-        "experiment_directory": hparams["output_folder"],
-        "hyperparams_to_save": str(composed),
-        "overrides": overrides,
-    }
-    return hparams, to_save
+    hparams_file = Path(hparams_file)
+    text = with_absolute_includes(read_text(hparams_file), hparams_file.parent)
+    options = format_overrides(parse_overrides(overrides))
+    for name, content in ((COMPOSED, text), (OVERRIDES, options)):
+        run_on_main(write_atomically, args=(Path(folder) / name, content))
 
 
 def as_command(main, argv=None):

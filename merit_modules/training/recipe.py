@@ -1,75 +1,151 @@
-"""The steps that every recipe takes, from settings to results.
+#!/usr/bin/env python3
+"""Recipe for joint speech enhancement and emotion recognition with noise.
 
-A recipe's ``train.py`` calls them in turn; what differs between recipes is in
-the YAML files.
+> merit train sparse_merit
+
+Sparse MERIT and the systems it is compared with: https://arxiv.org/abs/2509.08470
 """
 
-from pathlib import Path
+import sys
 
 import speechbrain as sb
-from speechbrain.utils.distributed import if_main_process, run_on_main
-from speechbrain.utils.logger import get_logger
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain.dataio.sampler import DynamicBatchSampler
+from speechbrain.utils.distributed import run_on_main
 
-from merit_modules.errors import InputError
-from merit_modules.evaluation.evaluation import Evaluation
-from merit_modules.evaluation.expert_removal import has_several_experts
-from merit_modules.evaluation.metrics.scoring import EnhancementScorer
-from merit_modules.evaluation.metrics.table import results_table
-from merit_modules.hparams import (
-    compose,
-    keys_of,
-)
-from merit_modules.pretrained import PARTS, load_parts
-from merit_modules.pretrained.weights import check_fit
+from merit_modules.data.manifest import read_manifest
+from merit_modules.data.mixing import NoiseMixer
+from merit_modules.data.offline.read import PairedFolders
+from merit_modules.data.pipelines import make_dataset
+from merit_modules.evaluation.conditions import noise_grid
+from merit_modules.evaluation.evaluation import evaluate_conditions
+from merit_modules.hparams import explained
 from merit_modules.training.brain import JointBrain
-from merit_modules.training.datasets import load_data, loader_kwargs
-from merit_modules.training.experiment import (
-    as_command,
-    load_experiment,
-    load_run,
-    open_experiment,
-)
-
-logger = get_logger(__name__)
-run = as_command  # its name in version 0.1, where train.py named it
+from merit_modules.training.datasets import Data, check_audio, files_of
+from merit_modules.training.experiment import as_command, save_settings
+from merit_modules.training.start import first_experiment, set_weights
+from merit_modules.training.targets import make_target
 
 
-def make_brain(hparams, run_opts, data, trained=False):
-    """Make the Brain of an experiment.
+def dataio_prepare(hparams):
+    """Make the datasets: noisy speech, clean speech and labels."""
+    rate_hz = hparams["sample_rate_hz"]
 
-    Arguments
-    ---------
-    hparams : dict
-        Hyperparameters.
-    run_opts : dict
-        SpeechBrain's run options.
-    data : Data
-        What :func:`load_data` returned.
-    trained : bool
-        The run is over: its weights come from its checkpoints, so nothing is
-        trained before it and no other weights are read.
+    # 1. Utterances and noises, by their manifests
+    tests = files_of(
+        hparams["test_annotation"], "test_set", hparams["test_sets"]
+    )
+    noises = files_of(
+        hparams["noise_annotation"],
+        "noise_set",
+        ["train", "valid", *hparams["test_noise_sets"]],
+    )
+    speech = {
+        name: read_manifest(path, hparams["speech_root"])
+        for name, path in {
+            "train": hparams["train_annotation"],
+            "valid": hparams["valid_annotation"],
+            **tests,
+        }.items()
+    }
 
-    Returns
-    -------
-    JointBrain
-        Ready to fit.
-    """
-    system = hparams["system"]
-    if hparams["front_end_experiment"]:
-        name = hparams["front_end_experiment"]
-        system.front_end = (
-            load_run(_first_folder(name, hparams))["system"]
-            if trained
-            else _train_first(name, hparams, run_opts)
+    def noise_of(noise_set):
+        return read_manifest(noises[noise_set], hparams["noise_root"], "noise")
+
+    # 2. Mixers: noise, offset and SNR of an utterance. New ones in every epoch
+    # of training, always the same ones in validation and test.
+    def mixer_of(noise, snr_db, seed):
+        return NoiseMixer(noise, snr_db, seed, rate_hz)
+
+    if hparams["train_mixtures"]:
+        train_mixer = PairedFolders(hparams["train_mixtures"], rate_hz)
+        speech["train"] = train_mixer.manifest
+    else:
+        train_mixer = mixer_of(
+            noise_of("train"), hparams["train_snr_db"], hparams["seed"]
         )
-    if trained:
-        hparams |= dict.fromkeys(("init_experiment", "init_from"))
-    if hparams["init_experiment"]:
-        first = _train_first(hparams["init_experiment"], hparams, run_opts)
-        _copy_parts(first, system, hparams["init_parts"])
-    if hparams["init_from"]:
-        load_parts(system, hparams["init_from"], hparams["init_parts"])
-    return JointBrain(
+    seed = hparams["mixture_seed"]
+    valid_mixer = mixer_of(noise_of("valid"), hparams["valid_snr_db"], seed)
+
+    # 3. Labels: emo, or what ser_target asks for, to what the SER head learns
+    target = make_target(
+        hparams["ser_target"],
+        speech,
+        hparams["ser_outputs"],
+        hparams["attribute_scale"],
+    )
+
+    # 4. The pipeline: wav to noisy_wav and clean_wav, emo to ser_label. What
+    # comes back is a DynamicItemDataset: add_dynamic_item() adds to it.
+    def dataset_of(name, mixer):
+        return make_dataset(
+            speech[name],
+            mixer,
+            target.reader,
+            rate_hz,
+            hparams["max_duration_s"],
+        )
+
+    # 5. All audio is read once, before training can stumble over a file.
+    mixers = dict.fromkeys(speech, mixer_of(None, None, 0))
+    mixers |= {"train": train_mixer, "valid": valid_mixer}
+    statistics = check_audio(
+        speech,
+        mixers,
+        dataset_of,
+        hparams["output_folder"],
+        save_folder=hparams["save_folder"],
+        settings=[hparams["max_duration_s"], rate_hz],
+        num_workers=hparams["num_workers"],
+        skip_broken=hparams["skip_broken_audio"],
+    )
+    hparams["system"].normalizer.set_statistics(**statistics)
+
+    # 6. The test: every test set with every noise at every SNR, and clean
+    conditions = noise_grid(
+        hparams["test_sets"],
+        {name: noise_of(name) for name in hparams["test_noise_sets"]},
+        hparams["test_snrs_db"],
+        lambda name, noise, snr_db: dataset_of(
+            name, mixer_of(noise, snr_db, seed)
+        ),
+        clean=hparams["test_clean"],
+    )
+    return Data(
+        train=dataset_of("train", train_mixer),
+        valid=dataset_of("valid", valid_mixer),
+        conditions=conditions,
+        train_mixer=train_mixer,
+        target=target,
+    )
+
+
+def loader_kwargs(hparams, dataset, shuffle=False):
+    """Make the arguments of a loader: batches of like lengths, by duration."""
+    longest_s = hparams["max_duration_s"] or float("inf")
+    sampler = DynamicBatchSampler(
+        dataset,
+        max_batch_length=hparams["batch_length_s"],
+        num_buckets=hparams["n_length_buckets"],
+        length_func=lambda entry: min(entry["duration"], longest_s),
+        shuffle=shuffle,
+        batch_ordering="random" if shuffle else "descending",
+        max_batch_ex=hparams["max_batch_size"],
+        seed=hparams["seed"],
+    )
+    return {"batch_sampler": sampler, "num_workers": hparams["num_workers"]}
+
+
+def make_brain(hparams, run_opts, data, brain_class=JointBrain):
+    """Make the Brain: forward pass, loss and epochs are in its class.
+
+    To change one of them, write a subclass here. It finds all keys of the YAML
+    file as attributes: hparams.ssl_lr_factor, hparams.lr_annealing,
+    hparams.gradient_surgery, hparams.gradient_conflict_interval,
+    hparams.checkpoint_score, hparams.keep_checkpoints, hparams.train_logger,
+    hparams.tensorboard_logger.
+    """
+    return brain_class(
         target=data.target,
         train_mixer=data.train_mixer,
         modules=hparams["modules"],
@@ -80,50 +156,8 @@ def make_brain(hparams, run_opts, data, trained=False):
     )
 
 
-def _train_first(name, hparams, run_opts):
-    """Train another experiment with the same options; return its system."""
-    path = Path(hparams["hparams_file"]).parent / name
-    known = keys_of(compose(path))
-    overrides = {k: v for k, v in hparams["overrides"].items() if k in known}
-    folder = _first_folder(name, hparams)
-    first, _ = open_experiment(
-        path, {**overrides, "output_folder": str(folder)}
-    )
-    logger.info(f"First: {path}")
-    run_on_main(first["prepare"])
-    data = load_data(first)
-    brain = make_brain(first, run_opts, data)
-    fit(brain, first, data)
-    brain.load_best()
-    return brain.system
-
-
-def _first_folder(name, hparams):
-    return Path(hparams["output_folder"]) / Path(name).stem
-
-
-def _copy_parts(source, system, parts):
-    def of(state):
-        chosen = PARTS if parts == "all" else parts
-        return {k: v for k, v in state.items() if k.split(".")[0] in chosen}
-
-    weights = of(source.state_dict())
-    check_fit("init_experiment", weights, of(system.state_dict()))
-    system.load_state_dict(weights, strict=False)
-
-
 def fit(brain, hparams, data):
-    """Train, or go on where an earlier start of this run was stopped.
-
-    Arguments
-    ---------
-    brain : JointBrain
-        From :func:`make_brain`.
-    hparams : dict
-        Hyperparameters.
-    data : Data
-        What :func:`load_data` returned.
-    """
+    """Train, or go on where an earlier start of this run was stopped."""
     brain.fit(
         hparams["epoch_counter"],
         data.train,
@@ -134,92 +168,76 @@ def fit(brain, hparams, data):
 
 
 def evaluate(brain, hparams, data):
-    """Evaluate the best checkpoint, write the results, print their table.
+    """Test the best checkpoint, write results.json, print its table.
 
-    What an earlier start evaluated is kept; see
-    :class:`~merit_modules.evaluation.evaluation.Evaluation`.
-
-    Arguments
-    ---------
-    brain : JointBrain
-        The trained brain.
-    hparams : dict
-        Hyperparameters.
-    data : Data
-        What :func:`load_data` returned.
-
-    Returns
-    -------
-    dict or None
-        The content of ``results.json``; None on processes but the first.
+    The folder keeps hparams.corpus_about for the card of an exported model.
     """
-    if not if_main_process():
-        return None
-    about = {"corpus": "corpus_name", "system": "system_name", "seed": "seed"}
+    about = {
+        "corpus": hparams["corpus_name"],
+        "system": hparams["system_name"],
+        "seed": hparams["seed"],
+    }
     if "fold" in hparams:
-        about["fold"] = "fold"
+        about["fold"] = hparams["fold"]
     settings = ("mixture_seed", "max_duration_s", "sample_rate_hz")
-    with EnhancementScorer(
-        hparams["sample_rate_hz"],
-        hparams["num_metric_workers"],
-        hparams["metrics"],
+    return evaluate_conditions(
+        brain,
+        data.conditions,
+        hparams["output_folder"],
+        about,
+        {key: hparams[key] for key in settings},
+        loader_kwargs=lambda dataset: loader_kwargs(hparams, dataset),
+        metrics=hparams["metrics"],
+        num_metric_workers=hparams["num_metric_workers"],
         dnsmos_model=hparams["dnsmos_model"],
-    ) as scorer:
-        evaluation = Evaluation(
-            brain,
-            scorer,
-            hparams["output_folder"],
-            about={name: hparams[key] for name, key in about.items()},
-            loader_kwargs=lambda dataset: loader_kwargs(hparams, dataset),
-            settings={key: hparams[key] for key in settings},
+        chosen=hparams["test_conditions"],
+        n_examples=hparams["n_examples"],
+        removal_conditions=hparams["removal_conditions"],
+        cost_duration_s=hparams["batch_length_s"],
+    )
+
+
+def train(hparams_file, run_opts, overrides):
+    """Train what a YAML file describes; return brain, hparams and data."""
+    with explained(hparams_file), open(hparams_file, encoding="utf-8") as fin:
+        hparams = load_hyperpyyaml(fin, overrides)
+    sb.create_experiment_directory(
+        experiment_directory=hparams["output_folder"],
+        hyperparams_to_save=hparams_file,
+        overrides=overrides,
+    )
+    save_settings(hparams_file, overrides, hparams["output_folder"])
+    if not hparams["skip_prep"]:
+        run_on_main(hparams["prepare"])
+    data = dataio_prepare(hparams)
+
+    def train_first(name):
+        path, options = first_experiment(
+            hparams_file, name, overrides, hparams["output_folder"]
         )
-        results = evaluation.run(
-            data.conditions,
-            hparams["test_conditions"],
-            hparams["n_examples"],
-        )
-        _beyond_scores(evaluation, hparams, data)
-    print(results_table(results))
-    print(f"\nAll results: {hparams['output_folder']}/results.json")
-    return results
+        brain, _, _ = train(path, run_opts, options)
+        brain.load_best()
+        return brain.system
 
-
-def _beyond_scores(evaluation, hparams, data):
-    """Measure cost; take experts away, where that was asked for."""
-    results = evaluation.results
-    if "cost" not in results and data.conditions:
-        evaluation.measure_cost(
-            data.conditions[0].dataset, hparams["batch_length_s"]
-        )
-    names = hparams["removal_conditions"]
-    chosen = [c for c in data.conditions if c.name in names]
-    if len(chosen) < len(names):
-        raise InputError(
-            "removal_conditions: expected some of "
-            f"{', '.join(c.name for c in data.conditions)}, got {names}"
-        )
-    done = {entry["condition"] for entry in results.get("expert_removal", [])}
-    if set(names) - done and has_several_experts(evaluation.brain.system):
-        evaluation.remove_experts(chosen)
-
-
-def train_and_test(argv):
-    """Take all steps: what a recipe's ``train.py`` does.
-
-    Arguments
-    ---------
-    argv : list of str
-        The command line, see :func:`load_experiment`.
-
-    Returns
-    -------
-    dict or None
-        The content of ``results.json``; None on processes but the first.
-    """
-    hparams, run_opts, to_save = load_experiment(argv)
-    sb.create_experiment_directory(**to_save)
-    run_on_main(hparams["prepare"])
-    data = load_data(hparams)
+    set_weights(
+        hparams["system"],
+        train_first,
+        init_from=hparams["init_from"],
+        init_experiment=hparams["init_experiment"],
+        init_parts=hparams["init_parts"],
+        front_end_experiment=hparams["front_end_experiment"],
+    )
     brain = make_brain(hparams, run_opts, data)
     fit(brain, hparams, data)
-    return evaluate(brain, hparams, data)
+    return brain, hparams, data
+
+
+def main(argv):
+    """Train and test what the YAML file of the command line describes."""
+    hparams_file, run_opts, overrides = sb.parse_arguments(argv)
+    sb.utils.distributed.ddp_init_group(run_opts)
+    return evaluate(*train(hparams_file, run_opts, overrides))
+
+
+if __name__ == "__main__":
+    sys.exit(as_command(main))

@@ -31,7 +31,7 @@ from merit_modules.evaluation.metrics.enhancement import si_sdr_db
 from merit_modules.export.exporter import export_run
 from merit_modules.export.onnx.runtime import OnnxMERIT
 from merit_modules.inference import SparseMERIT
-from merit_modules.training import datasets, experiment
+from merit_modules.training import experiment, recipe
 
 COLUMNS = (
     ("form", "form", "{}"),
@@ -117,7 +117,7 @@ def score(mixtures, results, labels):
 def mixtures_of(run, name):
     """Read the test mixtures of a condition: noisy, clean, class."""
     hparams = experiment.load_run(run)
-    data = datasets.load_data(hparams)
+    data = recipe.dataio_prepare(hparams)
     known = {c.name: c for c in data.conditions}
     if name not in known:
         raise SystemExit(f"expected one of {', '.join(known)}, got {name}")

@@ -28,6 +28,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from whole_system import ENCODERS, HPARAMS, load_at_paper_size
 
 from merit_modules.evaluation.cost import (
     PeakMemory,
@@ -35,10 +36,8 @@ from merit_modules.evaluation.cost import (
     count_parameters,
     pair_share,
 )
-from merit_modules.hparams import load_hparams
 from merit_modules.system import WaveformNormalizer
 
-HPARAMS = Path(__file__).resolve().parents[2] / "hparams"
 SYSTEMS = (
     "sparse_merit",
     "residual_merit",
@@ -76,11 +75,8 @@ peak, weights: memory that a run needs above the weights, and the weights"""
 
 
 def build(name, ssl, folder):
-    """Build a system of ``hparams/systems`` and what runs in front of it."""
-    parts = ("base", "corpora/miniemo", f"ssl/{ssl}", f"systems/{name}")
-    path = Path(folder) / f"{name}.yaml"
-    path.write_text(json.dumps({"include": [_yaml_file(p) for p in parts]}))
-    hparams, _ = load_hparams(path, {"output_folder": str(folder)})
+    """Build a system at the paper's sizes and what runs in front of it."""
+    hparams = load_at_paper_size(name, ssl, folder)
     system = hparams["system"]
     if hparams["front_end_experiment"]:
         front_end = Path(hparams["front_end_experiment"]).stem
@@ -89,10 +85,6 @@ def build(name, ssl, folder):
         if isinstance(part, WaveformNormalizer):
             part.set_statistics(mean=0.0, std=1.0)
     return system.eval()
-
-
-def _yaml_file(part):
-    return str(HPARAMS / f"{part}.yaml")
 
 
 @torch.no_grad()
@@ -240,12 +232,11 @@ def machine(options):
 def parse(arguments):
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    systems = sorted(p.stem for p in (HPARAMS / "systems").glob("*.yaml"))
-    encoders = sorted(p.stem for p in (HPARAMS / "ssl").glob("*.yaml"))
+    systems = sorted(path.stem for path in HPARAMS.glob("*.yaml"))
     parser.add_argument(
         "--systems", nargs="+", choices=systems, default=SYSTEMS, metavar="NAME"
     )
-    parser.add_argument("--ssl", choices=encoders, default="wavlm_large_random")
+    parser.add_argument("--ssl", choices=ENCODERS, default="wavlm_large_random")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)

@@ -36,7 +36,8 @@ from common import (
 
 from merit_modules.data.audio import resampler
 from merit_modules.data.mixing import mix_at_snr
-from merit_modules.training import datasets, experiment, recipe
+from merit_modules.hparams import load_hparams
+from merit_modules.training import recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = (
@@ -52,9 +53,10 @@ def make(options, folder):
     argv += ["--data_folder", options.data_folder or f"{folder}/data"]
     argv += ["--gradient_conflict_interval", "0", "--num_workers", "0"]
     argv += ["--stage_1_epochs", "0", "--noprogressbar", *options.overrides]
-    hparams, run_opts, _ = experiment.load_experiment(argv)
+    path, run_opts, overrides = sb.parse_arguments(argv)
+    hparams = load_hparams(path, overrides)
     hparams["prepare"]()
-    data = datasets.load_data(hparams)
+    data = recipe.dataio_prepare(hparams)
     brain = recipe.make_brain(hparams, run_opts, data)
     brain.on_fit_start()
     brain.on_stage_start(sb.Stage.TRAIN, epoch=1)
@@ -64,7 +66,7 @@ def make(options, folder):
 
 def loader_of(hparams, data, brain):
     """Make the loader of the training set, in this process."""
-    kwargs = datasets.loader_kwargs(hparams, data.train)
+    kwargs = recipe.loader_kwargs(hparams, data.train)
     return brain.make_dataloader(data.train, sb.Stage.TRAIN, **kwargs)
 
 

@@ -1,6 +1,5 @@
 """A whole system with random weights and a batch for it, for benchmarks."""
 
-import json
 import re
 from pathlib import Path
 
@@ -10,12 +9,37 @@ from merit_modules.hparams import load_hparams
 
 HPARAMS = Path(__file__).resolve().parents[2] / "hparams"
 SAMPLE_RATE_HZ = 16000
+#: What replaces the files' SSL encoder; nothing replaces the small one.
+ENCODERS = {
+    "wavlm_small": None,
+    "wavlm_large_random": """
+ssl_encoder: !new:merit_modules.ssl.RandomSSLEncoder
+    model_type: wavlm
+    train_front_end: False
+    attention_span_s: !ref <max_duration_s>
+    config:
+        hidden_size: 1024
+        num_hidden_layers: 24
+        num_attention_heads: 16
+        intermediate_size: 4096
+        feat_extract_norm: layer
+        do_stable_layer_norm: True
+""",
+}
+#: The paper's sizes and losses, in place of those for minutes of speech.
+PAPER = {
+    "expert_hidden": 4096,
+    "expert_output": 1024,
+    "se_hidden": 256,
+    "ser_hidden": 1024,
+    "load_balance_weight": 0.01,
+    "se_si_sdr_weight": 0.0,
+}
 
 
 def add_options(parser):
     """Add what :func:`build` and :func:`batch_of` need to a command line."""
-    encoders = sorted(p.stem for p in (HPARAMS / "ssl").glob("*.yaml"))
-    parser.add_argument("--ssl", choices=encoders, default="wavlm_large_random")
+    parser.add_argument("--ssl", choices=ENCODERS, default="wavlm_large_random")
     parser.add_argument(
         "--ssl_layers", type=int, help="layers of the SSL encoder, if not all"
     )
@@ -28,6 +52,40 @@ def add_options(parser):
     parser.add_argument("--threads", type=int, help="PyTorch's own by default")
     parser.add_argument("--json", help="also write the figures to this file")
     parser.add_argument("--markdown", action="store_true")
+
+
+def load_at_paper_size(name, ssl, folder, n_layers=None):
+    """Load a system's YAML file with the paper's sizes.
+
+    Arguments
+    ---------
+    name : str
+        A file of ``hparams``.
+    ssl : str
+        One of ``ENCODERS``.
+    folder : str
+        An empty folder for the file that describes it.
+    n_layers : int, optional
+        Layers of the SSL encoder, if not all.
+
+    Returns
+    -------
+    dict
+        The keys of the YAML file.
+    """
+    text = (HPARAMS / f"{name}.yaml").read_text()
+    if ENCODERS[ssl]:
+        section = r"^(?=ssl_encoder:).*?(?=^# ---- )"
+        text = re.sub(section, ENCODERS[ssl], text, count=1, flags=re.M | re.S)
+    if n_layers:
+        layers = f"num_hidden_layers: {n_layers}"
+        text = re.sub(r"num_hidden_layers: \d+", layers, text)
+    path = Path(folder) / f"{name}.yaml"
+    path.write_text(text)
+    changes = {k: v for k, v in PAPER.items() if f"\n{k}:" in text}
+    if name == "residual_merit":
+        del changes["expert_output"]  # as wide as a layer
+    return load_hparams(path, {**changes, "output_folder": str(folder)})
 
 
 def build(options, folder):
@@ -47,19 +105,9 @@ def build(options, folder):
     """
     if options.threads:
         torch.set_num_threads(options.threads)
-    text = (HPARAMS / "ssl" / f"{options.ssl}.yaml").read_text()
-    if options.ssl_layers:
-        layers = f"num_hidden_layers: {options.ssl_layers}"
-        text = re.sub(r"num_hidden_layers: \d+", layers, text)
-    ssl, path = Path(folder) / "ssl.yaml", Path(folder) / "system.yaml"
-    ssl.write_text(text)
-    parts = ("base", "corpora/miniemo", "systems/sparse_merit")
-    files = [str(HPARAMS / f"{part}.yaml") for part in parts]
-    path.write_text(json.dumps({"include": [*files, str(ssl)]}))
-    changes = {"output_folder": str(folder)}
-    if "front_end_norm" in text:
-        changes["front_end_norm"] = "layer"  # as WavLM-Large has it
-    hparams, _ = load_hparams(path, changes)
+    hparams = load_at_paper_size(
+        "sparse_merit", options.ssl, folder, options.ssl_layers
+    )
     system = hparams["system"].to(options.device).eval()
     system.normalizer.set_statistics(mean=0.0, std=1.0)
     return hparams

@@ -55,7 +55,7 @@ def test_missing_and_binary_manifests(tmp_path):
             '{"n7": {"wav": "a", "noise_type": "x"}}',
             "entry 'n7' has no 'duration'; a noise entry needs",
         ),
-        (json.dumps({"u7": {**SPEECH, "duration": "2"}}), "'u7': 'duration'"),
+        (json.dumps({"u7": {**SPEECH, "duration": "2 s"}}), "got '2 s'"),
         (json.dumps({"u7": {**SPEECH, "duration": 0}}), "got 0"),
         ('{"u7": {"wav": 1, "duration": 1, "noise_type": ""}}', "'wav'"),
     ],
@@ -67,3 +67,25 @@ def test_bad_manifests_are_named(tmp_path, text, message):
         read_manifest(path, "root")
     assert message in str(error.value)
     assert str(path) in str(error.value)
+
+
+def test_speechbrain_s_own_manifests(tmp_path):
+    """Durations as text, lengths, no speaker; CSV lists of noise."""
+    speech = {"wav": "{data_folder}/a.wav", "length": "2.87", "emo": "sad"}
+    (tmp_path / "a.json").write_text(json.dumps({"a": speech}))
+    (entry,) = read_manifest(tmp_path / "a.json", "/there").values()
+    assert entry["wav"] == "/there/a.wav" and entry["duration"] == 2.87
+    assert entry["spk_id"] is None
+    table = tmp_path / "noise.csv"
+    table.write_text(
+        "ID, duration, wav, wav_format, wav_opts\n\n"
+        "noise1, 33.12325, $noise_folder/noise1.wav, wav,\n"
+    )
+    (entry,) = read_manifest(table, "/noise", "noise").values()
+    assert entry["wav"] == "/noise/noise1.wav"
+    assert (entry["duration"], entry["noise_type"]) == (33.12325, "noise")
+    with pytest.raises(InputError, match="entry 'noise1' has no 'emo'"):
+        read_manifest(table, "/noise", "speech")
+    table.write_text("name,wav\nx,y\n")
+    with pytest.raises(InputError, match="a CSV table with a column ID"):
+        read_manifest(table, "/noise")

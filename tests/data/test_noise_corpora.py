@@ -1,5 +1,6 @@
 """Several noise corpora: each one's form, no recording in two splits."""
 
+import re
 import json
 import logging
 import random
@@ -28,7 +29,7 @@ from merit_modules.data.noise.corpus import (
 from merit_modules.data.noise.forms import FORMS, find_noise
 from merit_modules.data.preparation import split_digest
 from merit_modules.errors import InputError
-from merit_modules.hparams import compose
+from merit_modules.hparams import load_hparams
 from tests.conftest import ROOT
 
 
@@ -566,20 +567,20 @@ def test_the_real_noises(shared_data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "hparams" / "noise").glob("*.yaml")), ids=str
+    "path", sorted((ROOT / "recipes" / "noise").glob("*.yaml")), ids=str
 )
 def test_shipped_fragments_name_what_is_prepared(path, disk, tmp_path):
-    text = compose(path)
-    folders = {
-        f"{form}_folder": str(disk / form)
-        for form in FORMS
-        if f"{form}_folder: !PLACEHOLDER" in text
-    }
-    assert len(folders) == 3
-    settings = load_hyperpyyaml(text, folders)
-    noise = settings["noise_folder"]
+    text = path.read_text()
+    forms = re.findall(r"^(\w+):$", text, re.M)
+    assert len(forms) == 3
+    (tmp_path / "mine.yaml").write_text(
+        f"noise_folder: !include:{path}\n"
+        + "".join(f"    {f}: {{folder: {disk / f}}}\n" for f in forms)
+    )
+    noise = load_hparams(tmp_path / "mine.yaml")["noise_folder"]
     written = prepare_noise(noise, tmp_path, seed=1)
-    assert set(settings["test_noise_sets"]) == {
+    (told,) = re.findall(r"test_noise_sets: \[(.*)\]", text)
+    assert set(told.split(", ")) == {
         name for name in written if name.startswith("test_")
     }
     assert noise_manifests(noise) == [f"noise_{name}" for name in written]

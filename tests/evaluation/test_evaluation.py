@@ -36,7 +36,7 @@ def finished(miniemo, tmp_path_factory):
     """A finished run that was tested under one condition."""
     folder = tmp_path_factory.mktemp("evaluation")
     path = write_tiny_experiment(folder / "tiny.yaml", miniemo)
-    recipe.train_and_test(
+    recipe.main(
         [
             str(path),
             *("--device", "cpu", "--noprogressbar"),

@@ -7,7 +7,6 @@ from huggingface_hub import ModelCard
 
 from merit_modules.data.manifest import write_manifest
 from merit_modules.hparams import (
-    compose,
     format_overrides,
     keys_of,
     load_hparams,
@@ -38,14 +37,14 @@ def write_run(
     """
     path = ROOT / "hparams" / f"{name}.yaml"
     path = path if corpus is None else corpus
-    text = compose(path)
+    text = path.read_text()
     overrides = TINY | {"checkpoint_score": "uar", **changes}
     overrides = {k: v for k, v in overrides.items() if k in keys_of(text)}
     folder.mkdir(parents=True)
     (folder / "composed.yaml").write_text(text)
     (folder / "overrides.yaml").write_text(format_overrides(overrides))
     torch.manual_seed(len(name))
-    hparams, _ = load_hparams(path, overrides | {"output_folder": str(folder)})
+    hparams = load_hparams(path, overrides | {"output_folder": str(folder)})
     system = hparams["system"]
     if hparams["front_end_experiment"]:
         first = write_run(folder / "se_only", "se_only", **changes)

@@ -1,24 +1,14 @@
 """Short trainings, in this process and as a user's command."""
 
-import re
 import subprocess
 import sys
 
-from merit_modules.hparams import (
-    compose,
-    keys_of,
-)
-from merit_modules.training import datasets, experiment, recipe
+from merit_modules.hparams import format_overrides, keys_of, load_hparams
+from merit_modules.training import experiment, recipe
 from tests.conftest import ROOT
+from tests.helpers.copies import experiments
 
-EXPERIMENTS = sorted(
-    path
-    for pattern in ("hparams/*.yaml", "recipes/*/*/hparams/*.yaml")
-    for path in ROOT.glob(pattern)
-    if re.search(r"^include:", path.read_text(), re.M)
-)
-
-
+EXPERIMENTS = experiments()
 NAMES = [p.stem for p in EXPERIMENTS if p.parent == ROOT / "hparams"]
 
 
@@ -53,11 +43,12 @@ def make_short(name, miniemo, folder, **changes):
     path = ROOT / "hparams" / f"{name}.yaml"
     overrides = {**SHORT, "data_folder": str(miniemo), **changes}
     overrides["output_folder"] = str(folder)
-    known = keys_of(compose(path))
+    known = keys_of(path.read_text())
     overrides = {k: v for k, v in overrides.items() if k in known}
-    hparams, _ = experiment.open_experiment(path, overrides)
+    hparams = load_hparams(path, overrides)
+    experiment.save_settings(path, format_overrides(overrides), folder)
     hparams["prepare"]()
-    data = datasets.load_data(hparams)
+    data = recipe.dataio_prepare(hparams)
     run_opts = {"device": "cpu", "noprogressbar": True}
     for key in ("grad_accumulation_factor", "max_grad_norm"):
         run_opts[key] = hparams[key]
@@ -84,7 +75,7 @@ def kill_in_the_middle(self, *args):
         os.kill(os.getpid(), signal.SIGKILL)
 
 JointBrain.on_fit_batch_end = kill_in_the_middle
-recipe.train_and_test(sys.argv[1:])
+recipe.main(sys.argv[1:])
 """
 
 
@@ -105,16 +96,17 @@ def last_checkpoint(output_folder):
 
 
 def start(path, tmp_path, **overrides):
-    argv = [str(path), "--output_folder", str(tmp_path / "run")]
-    for key, value in overrides.items():
-        argv += [f"--{key}", str(value)]
-    hparams, _, _ = experiment.load_experiment(argv)
+    folder = str(tmp_path / "run")
+    options = {"output_folder": folder, **overrides}
+    options = "".join(f"{key}: {value}\n" for key, value in options.items())
+    hparams = load_hparams(path, options)
+    experiment.save_settings(path, options, folder)
     hparams["prepare"]()
     return hparams
 
 
 def train(hparams, **run_opts):
-    data = datasets.load_data(hparams)
+    data = recipe.dataio_prepare(hparams)
     run_opts = {"device": "cpu", "noprogressbar": True, **run_opts}
     brain = recipe.make_brain(hparams, run_opts, data)
     recipe.fit(brain, hparams, data)

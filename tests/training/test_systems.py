@@ -217,17 +217,17 @@ def test_training_reads_mixtures_from_disk(miniemo, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_experiment_takes_its_encoder_from_the_folder(miniemo, tmp_path):
+def test_an_experiment_takes_its_encoder_from_the_folder(tmp_path, monkeypatch):
     donor = tiny_system()
     save_folder(donor, tmp_path / "donor", ["angry", "sad", "happy", "calm"])
-    path = tmp_path / "mine.yaml"
-    files = ("base", "corpora/miniemo", "ssl/release", "systems/sparse_merit")
-    names = ", ".join(f"{ROOT}/hparams/{name}.yaml" for name in files)
-    path.write_text(f"include: [{names}]\n")
+    recipe = ROOT / "recipes" / "MSP-Podcast" / "joint_se_ser"
+    monkeypatch.syspath_prepend(str(recipe))
+    path = recipe / "hparams" / "sparse_merit_release.yaml"
     options = {"expert_hidden": 32, "expert_output": 12, "ser_hidden": 16}
     options |= {"se_hidden": 16, "output_folder": str(tmp_path)}
+    options |= {"data_folder": "none", "noise_folder": "none"}
     options["init_from"] = str(tmp_path / "donor")
-    system = load_hparams(path, options)[0]["system"]
+    system = load_hparams(path, options)["system"]
     assert load_parts(system, options["init_from"])  # all of it fits
     for key, value in donor.state_dict().items():
         if not key.startswith("normalizer"):

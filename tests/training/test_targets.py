@@ -16,7 +16,7 @@ from merit_modules.losses.recognition import (
     EmotionLoss,
     concordance,
 )
-from merit_modules.training import datasets, recipe
+from merit_modules.training import recipe
 from merit_modules.training.targets import EmotionTarget, make_target
 from tests.helpers.training import make_short
 
@@ -121,13 +121,13 @@ def relabel(folder, change):
 def test_other_targets_train(
     name, outputs, change, score, miniemo, tmp_path, monkeypatch
 ):
-    load_data = datasets.load_data
+    prepare = recipe.dataio_prepare
 
     def with_other_labels(hparams):
         relabel(tmp_path, change)
-        return load_data(hparams)
+        return prepare(hparams)
 
-    monkeypatch.setattr(datasets, "load_data", with_other_labels)
+    monkeypatch.setattr(recipe, "dataio_prepare", with_other_labels)
     options = {
         "ser_target": name,
         "ser_outputs": outputs,

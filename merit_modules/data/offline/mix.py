@@ -9,7 +9,7 @@ from hyperpyyaml import load_hyperpyyaml, resolve_references
 from merit_modules.data.manifest import read_manifest
 from merit_modules.data.mixing import NoiseMixer
 from merit_modules.errors import InputError
-from merit_modules.hparams import compose, keys_of
+from merit_modules.hparams import keys_of, read_text
 
 KEYS = (
     "prepare",
@@ -61,7 +61,7 @@ def load_data_settings(path, overrides=None):
     Traceback (most recent call last):
     merit_modules.errors.InputError: ...run.yaml: expected a key 'prepare'
     """
-    text = compose(path)
+    text = read_text(path)
     known = keys_of(text)
     for key in overrides or {}:
         if key not in known:
@@ -73,7 +73,8 @@ def load_data_settings(path, overrides=None):
     yaml.width = 4096
     stream = io.StringIO()
     try:
-        tree = yaml.load(resolve_references(text, overrides or {}))
+        with open(path, encoding="utf-8") as file:
+            tree = yaml.load(resolve_references(file, overrides or {}))
         yaml.dump({key: tree[key] for key in KEYS}, stream)
         return load_hyperpyyaml(stream.getvalue())
     except (ImportError, TypeError, ValueError) as error:
