@@ -1,5 +1,6 @@
 # make train: train Sparse MERIT on the embedded corpus
 # make test:  run the test suite
+# make fix-copies FROM=FILE: write what a YAML file or train.py shares into others
 # Both set up .venv first; a second time nothing is installed again.
 
 PYTHON ?= python3
@@ -11,7 +12,10 @@ ARGS ?=
 # Side by side, a file of tests in one process. Each makes data of its own.
 PYTEST := pytest -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: train test lint setup clean
+# A file whose sections, or whose steps, are right in all others.
+FROM ?= hparams/sparse_merit.yaml
+
+.PHONY: train test lint fix-copies setup clean
 
 train: $(READY)
 	$(BIN)/python train.py $(HPARAMS) $(ARGS)
@@ -24,6 +28,9 @@ test: $(READY)
 lint: $(READY)
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
+
+fix-copies: $(READY)
+	$(BIN)/python -m tests.helpers.copies $(FROM)
 
 setup: $(READY)
 

@@ -26,6 +26,7 @@ from merit_modules.evaluation.evaluation import evaluate_conditions
 from merit_modules.hparams import explained
 from merit_modules.training.brain import JointBrain
 from merit_modules.training.datasets import Data, check_audio, files_of
+from merit_modules.training.defaults import with_defaults
 from merit_modules.training.experiment import as_command, save_settings
 from merit_modules.training.start import first_experiment, set_weights
 from merit_modules.training.targets import make_target
@@ -205,6 +206,7 @@ def train(hparams_file, run_opts, overrides):
     """Train what a YAML file describes; return brain, hparams and data."""
     with explained(hparams_file), open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
+    hparams = with_defaults(hparams, hparams_file)
     sb.create_experiment_directory(
         experiment_directory=hparams["output_folder"],
         hyperparams_to_save=hparams_file,

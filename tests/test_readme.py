@@ -217,7 +217,7 @@ def test_trainings(command, miniemo, tmp_path):
     extra += ["--data_folder", str(miniemo)]
     if "OUT_DIR" in given:
         folder = tmp_path / "converted"
-        hparams, _ = load_hparams(
+        hparams = load_hparams(
             ROOT / yaml, {"output_folder": str(tmp_path / "sizes")}
         )
         save_folder(hparams["system"], folder, hparams["emotions"])

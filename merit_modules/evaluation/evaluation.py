@@ -418,6 +418,8 @@ def evaluate_conditions(
     """
     if not if_main_process():
         return None
+    if brain.debug:  # of a few batches: nobody is to take them for scores
+        output_folder = Path(output_folder) / "debug"
     with EnhancementScorer(
         settings["sample_rate_hz"],
         num_metric_workers,

@@ -6,7 +6,7 @@ import torch
 
 from merit_modules.errors import InputError
 from merit_modules.pretrained.weights import check_fit
-from merit_modules.training.checkpoints import SCORES, scores_of
+from merit_modules.training.checkpoints import SCORES, find_best, scores_of
 
 #: The name under which a checkpoint holds the system.
 SYSTEM = "system"
@@ -71,7 +71,7 @@ def load_chosen(system, checkpointer, score, average=1):
     """
     if average < 1:
         raise InputError(f"average: expected 1 or more, got {average}")
-    every = checkpointer.find_best(score, SCORES[score])
+    every = find_best(checkpointer, score, SCORES[score])
     folder = checkpointer.checkpoints_dir
     if not every:
         raise InputError(

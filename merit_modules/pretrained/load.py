@@ -65,7 +65,7 @@ def load_folder(folder, **changes):
     path = _file(folder, HPARAMS_FILE)
     # The weights to be replaced must not cost the caller random numbers.
     with torch.random.fork_rng(devices=[]):
-        hparams, _ = load_hparams(path, changes)
+        hparams = load_hparams(path, changes)
     if "system" not in hparams:
         raise InputError(f"{path}: expected a key 'system'")
     load_weights(hparams["system"], _file(folder, WEIGHTS_FILE))

@@ -34,6 +34,39 @@ logger = get_logger(__name__)
 PARTIAL_PREFIX = "PARTIAL+"
 
 
+def check_selection(score, n_kept):
+    """Make sure that checkpoints can be picked as asked for.
+
+    Arguments
+    ---------
+    score : str
+        What picks the epoch to test.
+    n_kept : int
+        How many of the best are kept.
+
+    Raises
+    ------
+    InputError
+        If one of the two is nothing that can be done.
+
+    Example
+    -------
+    >>> check_selection("f1", 1)
+    Traceback (most recent call last):
+    merit_modules.errors.InputError: checkpoint_score: expected one of epoch,
+    loss, ..., got 'f1'
+    """
+    if score not in SCORES:
+        raise InputError(
+            f"checkpoint_score: expected one of {', '.join(SCORES)}, "
+            f"got {score!r}"
+        )
+    if not (isinstance(n_kept, int) and n_kept >= 1):
+        raise InputError(
+            f"keep_checkpoints: expected 1 or more, got {n_kept!r}"
+        )
+
+
 class AtomicCheckpointer(Checkpointer):
     """A checkpointer whose checkpoints are there whole or not at all.
 
@@ -101,55 +134,6 @@ class AtomicCheckpointer(Checkpointer):
             logger.log(verbosity, f"Saved checkpoint {checkpoint.path}")
         ddp_barrier()
         return checkpoint
-
-    def find_best(self, score, direction, number=None):
-        """Find the best checkpoints by a score of the validation.
-
-        Arguments
-        ---------
-        score : str
-            Its name. Checkpoints without it (of the middle of an epoch) do
-            not count.
-        direction : str
-            ``min`` or ``max``: which values are good.
-        number : int, optional
-            How many at most; all by default.
-
-        Returns
-        -------
-        list of speechbrain.utils.checkpoints.Checkpoint
-            The best one first; of equal ones the latest.
-        """
-        return self.find_checkpoints(
-            **{f"{direction}_key": score}, max_num_checkpoints=number
-        )
-
-    def save_and_keep_best(self, meta, score, direction, number):
-        """Save a checkpoint; delete all but the best ones and this one.
-
-        SpeechBrain's ``save_and_keep_only`` would keep as many of the latest
-        as of the best.
-
-        Arguments
-        ---------
-        meta : dict
-            Scores of the checkpoint.
-        score : str
-            What the best ones are picked by; see :meth:`find_best`.
-        direction : str
-            ``min`` or ``max``.
-        number : int
-            How many of the best to keep.
-        """
-        self.save_checkpoint(meta=meta)
-        kept = self.find_best(score, direction, number)
-        kept += self.find_checkpoints(max_num_checkpoints=1)
-        paths = {checkpoint.path for checkpoint in kept}
-        self.delete_checkpoints(
-            num_to_keep=0,
-            importance_keys=[ckpt_recency],
-            ckpt_predicate=lambda checkpoint: checkpoint.path not in paths,
-        )
 
     def _new_checkpoint_dirpath(self):
         return self._partial(super()._new_checkpoint_dirpath())
@@ -241,3 +225,58 @@ def scores_of(checkpoint):
     {'epoch': 3, 'uar': 0.5}
     """
     return {k: v for k, v in checkpoint.meta.items() if k in SCORES}
+
+
+def find_best(checkpointer, score, direction, number=None):
+    """Find the best checkpoints by a score of the validation.
+
+    Arguments
+    ---------
+    checkpointer : speechbrain.utils.checkpoints.Checkpointer
+        Where they are.
+    score : str
+        Its name. Checkpoints without it (of the middle of an epoch) do not
+        count.
+    direction : str
+        ``min`` or ``max``: which values are good.
+    number : int, optional
+        How many at most; all by default.
+
+    Returns
+    -------
+    list of speechbrain.utils.checkpoints.Checkpoint
+        The best one first; of equal ones the latest.
+    """
+    return checkpointer.find_checkpoints(
+        **{f"{direction}_key": score}, max_num_checkpoints=number
+    )
+
+
+def save_best(checkpointer, meta, score, direction, number):
+    """Save a checkpoint; delete all but the best ones and this one.
+
+    SpeechBrain's ``save_and_keep_only`` would keep as many of the latest as of
+    the best.
+
+    Arguments
+    ---------
+    checkpointer : speechbrain.utils.checkpoints.Checkpointer
+        SpeechBrain's, or an :class:`AtomicCheckpointer`.
+    meta : dict
+        Scores of the checkpoint.
+    score : str
+        What the best ones are picked by; see :func:`find_best`.
+    direction : str
+        ``min`` or ``max``.
+    number : int
+        How many of the best to keep.
+    """
+    checkpointer.save_checkpoint(meta=meta)
+    kept = find_best(checkpointer, score, direction, number)
+    kept += checkpointer.find_checkpoints(max_num_checkpoints=1)
+    paths = {checkpoint.path for checkpoint in kept}
+    checkpointer.delete_checkpoints(
+        num_to_keep=0,
+        importance_keys=[ckpt_recency],
+        ckpt_predicate=lambda checkpoint: checkpoint.path not in paths,
+    )

@@ -18,6 +18,7 @@ from merit_modules.hparams import (
     read_text,
     with_absolute_includes,
 )
+from merit_modules.training.defaults import DEFAULTS
 
 COMPOSED = "composed.yaml"  # a run's YAML in one piece
 OVERRIDES = "overrides.yaml"  # what its command line changed
@@ -64,6 +65,7 @@ def load_run(folder, overrides=None):
         "valid_annotation": f"{manifests}/valid.json",
         "test_annotation": f"{manifests}/{{test_set}}.json",
         "noise_annotation": f"{manifests}/noise_{{noise_set}}.json",
+        **DEFAULTS,
         **hparams,
     }
 

@@ -6,6 +6,8 @@ Nothing here touches the ``.grad`` of a parameter.
 import torch
 import torch.distributed as dist
 
+from merit_modules.errors import InputError
+
 
 def parameter_groups(system):
     """Name the trainable parameters that the tasks could share.
@@ -323,3 +325,88 @@ def _add(first, second):
     if first is None or second is None:
         return second if first is None else first
     return first + second
+
+
+def optimizer_groups(modules, ssl_encoder, ssl_lr_factor, bare_vectors=False):
+    """Group the parameters that are trained by how fast they learn.
+
+    Arguments
+    ---------
+    modules : torch.nn.Module
+        All that is trained.
+    ssl_encoder : torch.nn.Module
+        The part with a rate of its own.
+    ssl_lr_factor : float
+        Its rate over that of the others.
+    bare_vectors : bool
+        Whether vectors (biases, weights of norms) are not decayed.
+
+    Returns
+    -------
+    list of dict
+        Groups for an optimiser, none empty; ``lr_factor`` says what a group's
+        rate is times.
+
+    Example
+    -------
+    >>> parts = torch.nn.ModuleList([torch.nn.Linear(2, 2, bias=False)] * 2)
+    >>> groups = optimizer_groups(parts, parts[0], 0.5)
+    >>> [(len(group["params"]), group["lr_factor"]) for group in groups]
+    [(1, 0.5)]
+    """
+    ssl = set(ssl_encoder.parameters())
+    groups = [
+        {"params": [], "lr_factor": 1.0},
+        {"params": [], "lr_factor": float(ssl_lr_factor)},
+    ]
+    vectors = [{**group, "params": [], "weight_decay": 0.0} for group in groups]
+    for parameter in modules.parameters():
+        if parameter.requires_grad:
+            bare = bare_vectors and parameter.ndim < 2
+            chosen = (vectors if bare else groups)[parameter in ssl]
+            chosen["params"].append(parameter)
+    return [group for group in groups + vectors if group["params"]]
+
+
+#: What can be done where the gradients of the tasks conflict.
+SURGERIES = ("none", "pcgrad")
+
+
+def make_surgery(kind, tasks):
+    """Make what is done where the gradients of the tasks conflict.
+
+    Arguments
+    ---------
+    kind : str
+        ``none`` or ``pcgrad``.
+    tasks : list of str
+        Tasks of the system.
+
+    Returns
+    -------
+    GradientSurgery or None
+        None for ``none``.
+
+    Raises
+    ------
+    InputError
+        If there is no such kind, or fewer than two tasks for it.
+
+    Example
+    -------
+    >>> make_surgery("none", ["ser"]) is None
+    True
+    """
+    if kind not in SURGERIES:
+        raise InputError(
+            f"gradient_surgery: expected one of {', '.join(SURGERIES)}, "
+            f"got {kind!r}"
+        )
+    if kind == "none":
+        return None
+    if len(tasks) < 2:
+        raise InputError(
+            f"gradient_surgery {kind}: expected a system with two tasks, "
+            f"this one has {', '.join(tasks)}"
+        )
+    return GradientSurgery()

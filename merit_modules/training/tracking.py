@@ -12,8 +12,12 @@ from speechbrain.utils.checkpoints import (
     mark_as_saver,
     register_checkpoint_hooks,
 )
+from speechbrain.utils.logger import get_logger
 
+from merit_modules.evaluation.metrics.enhancement import MetricError, si_sdr_db
 from merit_modules.losses.routing import expert_load
+
+logger = get_logger(__name__)
 
 
 @register_checkpoint_hooks
@@ -105,29 +109,121 @@ class EpochTracker:
             self._weights.update(state["weights"])
 
 
-def readable(stats):
-    """Write statistics as short text, vectors as one entry.
+#: What is told of an epoch on the screen, if it was computed.
+TOLD = {
+    "f1_macro": ("F1", "{:.3f}"),
+    "ccc_mean": ("CCC", "{:.3f}"),
+    "si_sdr_gain_db": ("SI-SDR gain", "{:+.2f} dB"),
+}
+
+
+def one_line(meta, n_epochs, train_stats, valid_stats):
+    """Tell of an epoch in a line.
 
     Arguments
     ---------
-    stats : dict
-        Name to float, vectors as ``name_0``, ``name_1``...
+    meta : dict
+        ``epoch`` and ``lr``.
+    n_epochs : int
+        Number of epochs.
+    train_stats : dict
+        Name to float.
+    valid_stats : dict
+        Name to float.
 
     Returns
     -------
-    dict
-        Name to text.
+    str
+        At most a hundred characters.
 
     Example
     -------
-    >>> readable({"loss": 1.23456, "load_0": 0.25, "load_1": 0.75})
-    {'loss': '1.235', 'load': '0.250/0.750'}
+    >>> meta, stats = {"epoch": 3, "lr": 5e-5}, {"loss": 1.2345}
+    >>> one_line(meta, 20, stats, {"loss": 1.3, "f1_macro": 0.5})
+    'epoch 3/20: lr 5.00e-05, loss train 1.234, valid 1.300, F1 0.500'
     """
-    text = {}
-    for name, value in stats.items():
-        stem, _, number = name.rpartition("_")
-        is_element = number.isdigit()
-        stem = stem if is_element else name
-        value = f"{value:.3f}"
-        text[stem] = f"{text[stem]}/{value}" if stem in text else value
-    return text
+    parts = [
+        f"epoch {meta['epoch']}/{n_epochs}: lr {meta['lr']:.2e}",
+        f"loss train {train_stats['loss']:.3f}",
+        f"valid {valid_stats['loss']:.3f}",
+    ]
+    for key, (name, form) in TOLD.items():
+        if key in valid_stats:
+            parts.append(f"{name} {form.format(valid_stats[key])}")
+    return ", ".join(parts)
+
+
+def log_epoch(hparams, meta, train_stats, valid_stats):
+    """Tell people of an epoch in a line, and loggers in numbers.
+
+    Arguments
+    ---------
+    hparams : types.SimpleNamespace
+        With ``epoch_counter``, ``train_logger`` and ``tensorboard_logger``.
+    meta : dict
+        ``epoch`` and ``lr``.
+    train_stats : dict
+        Name to float.
+    valid_stats : dict
+        Name to float.
+    """
+    n_epochs = hparams.epoch_counter.limit
+    logger.info(one_line(meta, n_epochs, train_stats, valid_stats))
+    if hparams.train_logger is not None:
+        hparams.train_logger.log_stats(
+            meta, train_stats, valid_stats, verbose=False
+        )
+    board = hparams.tensorboard_logger
+    if board is None:
+        return
+    # It counts its own calls, from 0 again in a resumed run.
+    board.global_step["meta"] = meta["epoch"] - 1
+    for split, stats in (("train", train_stats), ("valid", valid_stats)):
+        board.global_step[split] = dict.fromkeys(stats, meta["epoch"] - 1)
+    board.log_stats(meta, train_stats, valid_stats)
+
+
+def cut(wavs, n_samples):
+    """Take the padding off a batch.
+
+    Arguments
+    ---------
+    wavs : torch.Tensor
+        Waveforms (B, N).
+    n_samples : torch.Tensor
+        Lengths in samples (B,).
+
+    Returns
+    -------
+    list of torch.Tensor
+        B waveforms on the CPU.
+
+    Example
+    -------
+    >>> [len(wav) for wav in cut(torch.zeros(2, 9), torch.tensor([9, 4]))]
+    [9, 4]
+    """
+    wavs = wavs.detach().float().cpu()
+    return [wav[:n] for wav, n in zip(wavs, n_samples.tolist())]
+
+
+def track_gains(tracker, clean, noisy, enhanced):
+    """Note by how much a batch was enhanced.
+
+    Arguments
+    ---------
+    tracker : EpochTracker
+        Where to, as ``si_sdr_gain_db``.
+    clean : list of torch.Tensor
+        B clean waveforms.
+    noisy : list of torch.Tensor
+        B noisy waveforms.
+    enhanced : list of torch.Tensor
+        B enhanced waveforms.
+    """
+    for reference, before, after in zip(clean, noisy, enhanced):
+        try:
+            gain = si_sdr_db(after, reference) - si_sdr_db(before, reference)
+        except MetricError:  # noisy is clean, or silence came out
+            continue
+        tracker.add("si_sdr_gain_db", gain)

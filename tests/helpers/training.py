@@ -5,11 +5,17 @@ import sys
 
 from merit_modules.hparams import format_overrides, keys_of, load_hparams
 from merit_modules.training import experiment, recipe
+from merit_modules.training.start import first_experiment, set_weights
 from tests.conftest import ROOT
 from tests.helpers.copies import experiments
 
 EXPERIMENTS = experiments()
-NAMES = [p.stem for p in EXPERIMENTS if p.parent == ROOT / "hparams"]
+#: The systems of MiniEmo that need no trained encoder.
+NAMES = [
+    path.stem
+    for path in EXPERIMENTS
+    if path.parent == ROOT / "hparams" and not path.stem.endswith("_base")
+]
 
 
 SHORT = {
@@ -52,6 +58,17 @@ def make_short(name, miniemo, folder, **changes):
     run_opts = {"device": "cpu", "noprogressbar": True}
     for key in ("grad_accumulation_factor", "max_grad_norm"):
         run_opts[key] = hparams[key]
+
+    def train_first(other):
+        options = format_overrides(overrides)
+        first = first_experiment(path, other, options, folder)
+        brain, _, _ = recipe.train(first[0], run_opts, first[1])
+        brain.load_best()
+        return brain.system
+
+    keys = ("init_from", "init_experiment", "init_parts")
+    options = {key: hparams[key] for key in (*keys, "front_end_experiment")}
+    set_weights(hparams["system"], train_first, **options)
     return recipe.make_brain(hparams, run_opts, data), hparams, data
 
 

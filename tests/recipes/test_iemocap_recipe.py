@@ -63,7 +63,7 @@ def load(path, tree, **overrides):
         "data_folder": str(tree / "IEMOCAP_full_release"),
         "noise_folder": str(tree / "noise"),
     }
-    return load_hparams(path, overrides)[0]
+    return load_hparams(path, overrides)
 
 
 @pytest.mark.slow

@@ -155,7 +155,7 @@ def test_any_text_is_a_label_in_the_yaml(tmp_path, monkeypatch, labels):
     yaml = tmp_path / "x.yaml"
     yaml.write_text(head + "\nn: !apply:builtins.len [!ref <emotions>]\n")
     given = {"manifest_csv": str(path), "noise_folder": "noise"}
-    hparams, _ = load_hparams(yaml, given)
+    hparams = load_hparams(yaml, given)
     assert hparams["emotions"] == sorted(labels)
     assert hparams["n"] == len(labels)
     assert hparams["speech_root"] == str(tmp_path)

@@ -51,7 +51,7 @@ def trained(golden, case, tmp_path):
 
 def take_step(golden, case, tmp_path, **changes):
     forward, step = case
-    hparams, _ = load_hparams(
+    hparams = load_hparams(
         YAML, {"output_folder": str(tmp_path), "tensorboard_logger": None}
     )
     # What differs from a run of the file: weights, no dropout, and a step
