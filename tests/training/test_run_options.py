@@ -1,0 +1,210 @@
+"""SpeechBrain's run options do what they say."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from speechbrain.utils.run_opts import RunOptions
+
+from merit_modules.errors import InputError
+from merit_modules.training import recipe
+from merit_modules.training.brain import JointBrain
+from merit_modules.training.defaults import DEFAULTS, NEEDED
+from tests.helpers.training import last_checkpoint, start, train
+from tests.helpers.yaml_files import changed
+
+pytestmark = pytest.mark.slow
+
+
+def options_of(*words):
+    return RunOptions.from_command_line_args(["x.yaml", *words])[1]
+
+
+def make(hparams, *words):
+    data = recipe.dataio_prepare(hparams)
+    options = options_of("--device", "cpu", "--noprogressbar", *words)
+    return recipe.make_brain(hparams, options, data), data
+
+
+def test_vectors_are_not_decayed(tiny_experiment, tmp_path):
+    for words, n_bare in (((), 0), (("--remove_vector_weight_decay",), 1)):
+        hparams = start(tiny_experiment, tmp_path)
+        brain, _ = make(hparams, *words)
+        brain.init_optimizers()
+        groups = brain.optimizer.param_groups
+        bare = [g for g in groups if g["weight_decay"] == 0.0]
+        assert bool(bare) == bool(n_bare)
+        for group in groups:
+            for parameter in group["params"]:
+                if n_bare:
+                    assert (parameter.ndim < 2) == (group in bare)
+        held = sum(len(group["params"]) for group in groups)
+        trained = [p for p in brain.modules.parameters() if p.requires_grad]
+        assert held == len(trained)
+
+
+class OneBadBatch(JointBrain):
+    """The loss, or the gradients, of one batch are not numbers."""
+
+    where = "loss"
+
+    def compute_objectives(self, predictions, batch, stage):
+        loss = super().compute_objectives(predictions, batch, stage)
+        if "TRAIN" in str(stage) and self.step == 2:
+            if self.where == "loss":
+                return loss * float("nan")
+            bias = self.system.ser_head.classifier[-1].bias
+            bias.register_hook(lambda grad: grad * float("nan"))
+        return loss
+
+
+def run_bad(path, tmp_path, where, *words):
+    hparams = start(path, tmp_path, number_of_epochs=1)
+    data = recipe.dataio_prepare(hparams)
+    options = options_of("--device", "cpu", "--noprogressbar", *words)
+    brain_class = type("Bad", (OneBadBatch,), {"where": where})
+    brain = recipe.make_brain(hparams, options, data, brain_class)
+    recipe.fit(brain, hparams, data)
+    return brain
+
+
+def test_the_first_bad_loss_stops_unless_there_is_patience(
+    tiny_experiment, tmp_path, caplog
+):
+    with pytest.raises(InputError, match="the loss became nan in epoch 1"):
+        run_bad(tiny_experiment, tmp_path / "a", "loss")
+    with caplog.at_level(logging.WARNING):
+        brain = run_bad(
+            tiny_experiment, tmp_path / "b", "loss", "--nonfinite_patience", "1"
+        )
+    assert "left out" in caplog.text
+    assert all(p.isfinite().all() for p in brain.system.parameters())
+    assert all(v == v for v in brain.train_stats.values())
+    with pytest.raises(InputError, match="the loss became nan"):
+        run_bad(
+            tiny_experiment, tmp_path / "c", "loss", "--nonfinite_patience", "0"
+        )
+
+
+def test_bad_gradients_are_skipped_if_asked(tiny_experiment, tmp_path, caplog):
+    brain = run_bad(
+        tiny_experiment, tmp_path / "a", "grad", "--skip_nonfinite_grads"
+    )
+    assert "gradients are not finite: step 2 left out" in caplog.text
+    assert all(p.isfinite().all() for p in brain.system.parameters())
+    with pytest.raises(InputError, match="the loss became nan"):
+        run_bad(tiny_experiment, tmp_path / "b", "grad")
+
+
+def test_checkpoints_by_steps(tiny_experiment, tmp_path):
+    hparams = start(tiny_experiment, tmp_path, number_of_epochs=1)
+    brain, data = make(hparams, "--ckpt_interval_steps", "1")
+    saved = []
+    brain._save_intra_epoch_ckpt = lambda: saved.append(brain.step)
+    recipe.fit(brain, hparams, data)
+    assert saved and saved == list(range(1, len(saved) + 1))
+
+
+def test_test_only_wants_a_checkpoint(tiny_experiment, tmp_path):
+    path = str(tiny_experiment)
+    folder = ["--output_folder", str(tmp_path / "run"), "--noprogressbar"]
+    with pytest.raises(InputError, match="test_only: expected a checkpoint"):
+        recipe.main([path, *folder, "--test_only"])
+    assert not (tmp_path / "run" / "results.json").exists()
+    recipe.main([path, *folder, "--number_of_epochs", "1"])
+    done = recipe.main([path, *folder, "--test_only"])
+    assert done["validation"]["epoch"] == 1
+
+
+def test_scores_of_a_debug_run_are_nobody_s(tiny_experiment, tmp_path):
+    path, run = str(tiny_experiment), tmp_path / "run"
+    words = [path, "--output_folder", str(run), "--noprogressbar"]
+    debug = ["--debug", "--debug_batches", "1", "--debug_epochs", "1"]
+    tried = recipe.main([*words, *debug])
+    assert tried["conditions"][0]["ser"]["n"] < 12
+    assert not (run / "results.json").exists()
+    assert (run / "debug" / "results.json").is_file()
+    done = recipe.main([*words, "--number_of_epochs", "1"])
+    assert done["conditions"][0]["ser"]["n"] == 12
+    assert json.loads((run / "results.json").read_text()) == done
+
+
+def test_speechbrain_s_checkpointer_works(tiny_experiment, tmp_path):
+    path = tmp_path / "stock.yaml"
+    stock = """
+checkpointer: !new:speechbrain.utils.checkpoints.Checkpointer
+    checkpoints_dir: !ref <save_folder>
+    recoverables:
+        system: !ref <system>
+        counter: !ref <epoch_counter>
+"""
+    path.write_text(changed(tiny_experiment, stock))
+    words = ["--output_folder", str(tmp_path / "run"), "--noprogressbar"]
+    done = recipe.main([str(path), *words])
+    assert done["validation"]["epoch"] == 2
+    assert last_checkpoint(tmp_path / "run").is_dir()
+
+
+def test_training_stops_when_its_patience_ends(tiny_experiment, tmp_path):
+    path = tmp_path / "stopped.yaml"
+    counter = """
+epoch_counter: !new:speechbrain.utils.epoch_loop.EpochCounterWithStopper
+    limit: !ref <number_of_epochs>
+    limit_to_stop: 1
+    limit_warmup: 0
+    direction: min
+checkpoint_score: ser_ce
+lr: 0.0
+final_lr: 0.0
+stage_2_epochs: 5
+"""
+    path.write_text(changed(tiny_experiment, counter))
+    brain = train(start(path, tmp_path))
+    epochs = brain.hparams.epoch_counter.current
+    assert epochs < 6
+    again = train(start(path, tmp_path))
+    assert again.hparams.epoch_counter.current == epochs
+
+
+OWN = """
+output_folder: {folder}
+save_folder: !ref <output_folder>/save
+train_annotation: {manifests}/train.json
+valid_annotation: {manifests}/valid.json
+test_annotation: {manifests}/test.json
+noise_annotation: {manifests}/noise_{{noise_set}}.json
+speech_root: {audio}
+noise_root: {audio}
+ser_outputs: [angry, sad, happy, neutral]
+system: !apply:merit_modules.tiny.tiny_system []
+loss: !new:merit_modules.losses.JointLoss
+modules: {{system: !ref <system>, loss: !ref <loss>}}
+opt_class: !name:torch.optim.SGD {{lr: 0.01}}
+epoch_counter: !new:speechbrain.utils.epoch_loop.EpochCounter {{limit: 1}}
+checkpointer: !new:speechbrain.utils.checkpoints.Checkpointer
+    checkpoints_dir: !ref <save_folder>
+    recoverables: {{system: !ref <system>, counter: !ref <epoch_counter>}}
+my_note: 3
+"""
+
+
+def test_a_yaml_of_one_s_own_needs_few_keys(miniemo, tmp_path):
+    path = tmp_path / "own.yaml"
+    manifests = miniemo.parent / "manifests"
+    text = OWN.format(
+        folder=tmp_path / "run", manifests=manifests, audio=miniemo
+    )
+    path.write_text(text)
+    done = recipe.main([str(path), "--noprogressbar"])
+    assert [c["name"] for c in done["conditions"]] == ["clean"]
+    path.write_text(text.replace("opt_class:", "optimiser:"))
+    with pytest.raises(InputError, match="own.yaml: expected the keys opt_cl"):
+        recipe.main([str(path)])
+
+
+def test_each_default_is_a_key_that_is_read():
+    folder = Path(recipe.__file__).parent
+    readers = "".join(path.read_text() for path in folder.glob("*.py"))
+    for key in (*DEFAULTS, *NEEDED):
+        assert f'hparams["{key}"]' in readers or f"hparams.{key}" in readers
