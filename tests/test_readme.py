@@ -5,7 +5,6 @@ import fnmatch
 import importlib
 import json
 import re
-import runpy
 import shlex
 import warnings
 
@@ -15,7 +14,7 @@ import soundfile
 import torch
 
 from merit_modules import __version__
-from merit_modules.hparams import compose, load_hparams
+from merit_modules.hparams import load_hparams
 from merit_modules.pretrained import save_folder
 from tests.conftest import ROOT
 from tests.helpers.pages import PAGES, blocks, commands, fill, run
@@ -47,6 +46,7 @@ SET_UP = (
 #: Who runs the others: pages, commands, and a test that takes them from the
 #: page or, where it is another file's, may run their like.
 RUN_BY = [
+    ("recipes/*", "for .*", "recipes/test_all_systems.py::the_pages_compare"),
     ("docs/your_own*", "python .*", "recipes/test_manifest_recipe.py::one_ep"),
     ("docs/your_own*", "merit .*", "recipes/test_manifest_recipe.py::seeds"),
     ("recipes/EMODB/*", "python .*", "recipes/test_emodb_recipe.py::the_doc"),
@@ -64,7 +64,7 @@ RUN_BY = [
     ("*", r"ffmpeg .* \| merit enhance .*", "test_readme.py::a_pipe"),
     ("*", "merit convert .*", "test_readme.py::a_release"),
     ("*", "merit mix .*", "test_readme.py::mixing_to_disk"),
-    ("*", r"python -m merit_modules\.hparams .*", "test_readme.py::composed"),
+    ("docs/contr*", "python .*", "recipes/test_lay_over.py::the_recipes_are"),
 ]
 PRINTED = [(page, command) for page in PAGES for command in commands(page)]
 
@@ -225,25 +225,6 @@ def test_trainings(command, miniemo, tmp_path):
     done = run_train(yaml, tmp_path, *given, *extra)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "unseen_0dB" in done.stdout
-
-
-def test_composed_file_can_be_printed(capsys, monkeypatch):
-    (command,) = printed(r"python -m merit_modules\.hparams .*")
-    *_, module, path = command.split()
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("sys.argv", [module, path])
-    runpy.run_module(module, run_name="__main__")
-    text = capsys.readouterr().out
-    assert "include:" not in text and "system: !new:" in text
-
-
-def test_the_pairing_of_the_readme_is_an_experiment(tmp_path):
-    (snippet,) = blocks("README.md", "yaml")
-    text = re.sub(r"- (\S+\.yaml)", rf"- {ROOT}/hparams/\1", snippet)
-    (tmp_path / "mine.yaml").write_text(text)
-    composed = compose(tmp_path / "mine.yaml")
-    assert "ssl_source: microsoft/wavlm-large" in composed
-    assert "batch_length_s: 48.0" in composed
 
 
 @pytest.fixture(scope="module")
@@ -428,6 +409,11 @@ def test_the_parts_snippet(capsys):
     assert capsys.readouterr().out.startswith("torch.Size([2, 99, 256])")
 
 
+def test_the_mask_snippet(capsys):
+    run_snippets("docs/speechbrain.md")
+    assert capsys.readouterr().out == "torch.Size([2, 101, 201])\n"
+
+
 @pytest.mark.slow
 def test_a_release(tmp_path):
     page, tensors = "docs/released_code.md", (wavlm_tensors(), mmoe_tensors())
@@ -450,5 +436,6 @@ def test_every_snippet_is_run():
         "docs/inference.md": 2,
         "docs/onnx.md": 2,
         "docs/released_code.md": 1,
+        "docs/speechbrain.md": 1,
         "recipes/noise/README.md": 1,
     }

@@ -9,8 +9,10 @@ from speechbrain.utils.checkpoints import (
     Checkpoint,
     Checkpointer,
     ckpt_recency,
+    register_checkpoint_hooks,
 )
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
+from speechbrain.utils.epoch_loop import EpochCounterWithStopper
 from speechbrain.utils.logger import get_logger
 
 from merit_modules.errors import InputError
@@ -30,6 +32,9 @@ SCORES = {
 }
 
 logger = get_logger(__name__)
+# SpeechBrain 1.1 marks its hooks but does not register them: in a resumed run
+# the patience would begin again.
+register_checkpoint_hooks(EpochCounterWithStopper)
 
 PARTIAL_PREFIX = "PARTIAL+"
 

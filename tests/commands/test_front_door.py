@@ -100,11 +100,6 @@ def test_modules_that_were_called_by_name(module, command):
     assert done.stdout.startswith(f"usage: merit{command} [-h]")
 
 
-def test_the_composed_file_is_printed():
-    done = run("-m", "merit_modules.hparams", "hparams/sparse_merit.yaml")
-    assert "include:" not in done.stdout and "system: !new:" in done.stdout
-
-
 @pytest.mark.parametrize(
     "old", [name for name in names.MOVED if "__main__" not in name]
 )

@@ -6,6 +6,9 @@ and take a. Download: http://emodb.bilderbar.info/download/
 
 F. Burkhardt, A. Paeschke, M. Rolfes, W. Sendlmeier and B. Weiss, "A database
 of German emotional speech", Interspeech 2005.
+
+Authors
+ * The contributors of Sparse MERIT for SpeechBrain 2026
 """
 
 import re

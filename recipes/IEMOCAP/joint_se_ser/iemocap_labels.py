@@ -4,6 +4,9 @@ A line such as ``[6.12 - 8.44] Ses01F_impro01_F000 neu [2.5, 2.5, 2.5]`` labels
 one turn with the emotion that most annotators chose; ``xxx`` means that no
 majority was found. Three ways of making four classes of the codes are in use,
 and their results cannot be compared: see ``LABEL_SETS``.
+
+Authors
+ * The contributors of Sparse MERIT for SpeechBrain 2026
 """
 
 import re

@@ -6,6 +6,9 @@ request: https://sail.usc.edu/iemocap/iemocap_release.htm
 C. Busso, M. Bulut, C.-C. Lee, A. Kazemzadeh, E. Mower, S. Kim, J. Chang,
 S. Lee and S. Narayanan, "IEMOCAP: interactive emotional dyadic motion capture
 database", Language Resources and Evaluation, 2008.
+
+Authors
+ * The contributors of Sparse MERIT for SpeechBrain 2026
 """
 
 import hashlib

@@ -3,6 +3,9 @@
 ``leave_one_session_out``: five folds of two speakers each.
 ``leave_one_speaker_out``: ten folds of one speaker each.
 ``random``: 80/10/10 of the utterances; the test's speakers are trained on.
+
+Authors
+ * The contributors of Sparse MERIT for SpeechBrain 2026
 """
 
 from speechbrain.utils.logger import get_logger

@@ -8,6 +8,9 @@ on IEMOCAP.
 
 Sparse MERIT and the systems it is compared with:
 https://arxiv.org/abs/2509.08470
+
+Authors
+ * The contributors of Sparse MERIT for SpeechBrain 2026
 """
 
 import sys

@@ -1,4 +1,8 @@
-"""The emotion classes of MSP-Podcast, and which of them a turn belongs to."""
+"""The emotion classes of MSP-Podcast, and which of them a turn belongs to.
+
+Authors
+ * The contributors of Sparse MERIT for SpeechBrain 2026
+"""
 
 from merit_modules.errors import InputError
 

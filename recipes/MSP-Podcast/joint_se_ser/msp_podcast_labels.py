@@ -12,6 +12,9 @@ one_hot   ``FileName,Angry,Sad,Happy,Surprise,Fear,Disgust,Contempt,
 soft      the same eight columns with the shares of the annotators'
           votes, beside the fields of the consensus form
 ========= ==========================================================
+
+Authors
+ * The contributors of Sparse MERIT for SpeechBrain 2026
 """
 
 import math

@@ -7,6 +7,9 @@ lab: https://lab-msp.com/MSP/MSP-Podcast.html
 R. Lotfian and C. Busso, "Building naturalistic emotionally balanced speech
 corpus by retrieving emotional speech from existing podcast recordings", IEEE
 Transactions on Affective Computing, 2019.
+
+Authors
+ * The contributors of Sparse MERIT for SpeechBrain 2026
 """
 
 from collections import Counter

@@ -1,4 +1,8 @@
-"""Where a release of MSP-Podcast keeps its parts, and how large it is known."""
+"""Where a release of MSP-Podcast keeps its parts, and how large it is known.
+
+Authors
+ * The contributors of Sparse MERIT for SpeechBrain 2026
+"""
 
 import hashlib
 import os

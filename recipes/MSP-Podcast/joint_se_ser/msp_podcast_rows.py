@@ -1,4 +1,8 @@
-"""Read CSV and JSON label files as rows, and say where each one stands."""
+"""Read CSV and JSON label files as rows, and say where each one stands.
+
+Authors
+ * The contributors of Sparse MERIT for SpeechBrain 2026
+"""
 
 import csv
 import json

@@ -2,6 +2,9 @@
 
 The YAML asks this file for the corpus's labels and folder, too: they must be
 known before there is a manifest.
+
+Authors
+ * The contributors of Sparse MERIT for SpeechBrain 2026
 """
 
 import hashlib

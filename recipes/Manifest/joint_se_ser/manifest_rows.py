@@ -3,6 +3,9 @@
 The first line names the columns, in any order: ``wav`` and ``emo``, and where
 they are known ``spk_id``, ``split`` and ``duration`` (seconds). Whatever is
 wrong is told with file, line and column, all of it at once.
+
+Authors
+ * The contributors of Sparse MERIT for SpeechBrain 2026
 """
 
 import csv

@@ -1,4 +1,8 @@
-"""Training, validation and test set: as the CSV file says, or made here."""
+"""Training, validation and test set: as the CSV file says, or made here.
+
+Authors
+ * The contributors of Sparse MERIT for SpeechBrain 2026
+"""
 
 from manifest_rows import at
 from speechbrain.utils.logger import get_logger

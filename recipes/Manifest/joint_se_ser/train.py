@@ -7,6 +7,9 @@ on speech of one's own, listed in a CSV file.
 
 Sparse MERIT and the systems it is compared with:
 https://arxiv.org/abs/2509.08470
+
+Authors
+ * The contributors of Sparse MERIT for SpeechBrain 2026
 """
 
 import sys
