@@ -1,13 +1,17 @@
 """From the command line and YAML files to the settings and parts of a run."""
 
+import contextlib
 import errno
 import gc
+import io
+import re
 import sys
 from pathlib import Path
 
 import torch
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
+from speechbrain.utils.run_opts import RunOptions
 
 from merit_modules.errors import InputError
 from merit_modules.files import write_atomically
@@ -92,6 +96,47 @@ def save_settings(hparams_file, overrides, folder):
         run_on_main(write_atomically, args=(Path(folder) / name, content))
 
 
+def usage(about, argv):
+    """Tell how a recipe's command is used.
+
+    Arguments
+    ---------
+    about : str
+        What the recipe is.
+    argv : list of str
+        The command line; a YAML file in it has its keys listed.
+
+    Returns
+    -------
+    str
+        What it is, the keys of the file with their values and comments, and
+        SpeechBrain's options.
+    """
+    about = about.partition("\nAuthors\n")[0].strip()
+    parts = [about, "usage: python train.py HPARAMS.yaml [--key value]"]
+    files = [word for word in argv if word.endswith((".yaml", ".yml"))]
+    for name in files:
+        parts.append(f"keys of {name}, with their values:\n")
+        parts[-1] += "\n".join(
+            f"  --{key} {value}"
+            for key, value in re.findall(
+                # Parts that are built are changed in the file.
+                r"^(\w+):[ ]+((?!!new|!name|!apply).*)$",
+                read_text(name),
+                re.M,
+            )
+        )
+    if not files:
+        parts.append("With a YAML file, --help lists its keys, too.")
+    # Its own parser, which it keeps to itself, writes to the screen and exits.
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told), contextlib.suppress(SystemExit):
+        RunOptions.from_command_line_args(["--help"])
+    options = told.getvalue().partition("\noptions:\n")[2]
+    parts.append("SpeechBrain's options:\n" + options.rstrip())
+    return "\n\n".join(parts)
+
+
 def as_command(main, argv=None):
     """Run a recipe's main function as a command.
 
@@ -115,8 +160,12 @@ def as_command(main, argv=None):
     >>> as_command(main, ["there"])
     2
     """
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        main(sys.argv[1:] if argv is None else argv)
+        if {"-h", "--help"} & set(argv):
+            print(usage(sys.modules[main.__module__].__doc__, argv))
+            return 0
+        main(argv)
     except InputError as error:
         # One that comes from a loader's worker brings its traceback along.
         message = str(error).rsplit("InputError: ", 1)[-1].strip()

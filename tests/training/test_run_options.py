@@ -11,6 +11,8 @@ from merit_modules.errors import InputError
 from merit_modules.training import recipe
 from merit_modules.training.brain import JointBrain
 from merit_modules.training.defaults import DEFAULTS, NEEDED
+from merit_modules.training.experiment import as_command
+from tests.conftest import ROOT
 from tests.helpers.training import last_checkpoint, start, train
 from tests.helpers.yaml_files import changed
 
@@ -208,3 +210,15 @@ def test_each_default_is_a_key_that_is_read():
     readers = "".join(path.read_text() for path in folder.glob("*.py"))
     for key in (*DEFAULTS, *NEEDED):
         assert f'hparams["{key}"]' in readers or f"hparams.{key}" in readers
+
+
+def test_help_lists_the_keys_and_speechbrain_s_options(capsys):
+    path = str(ROOT / "hparams" / "sparse_merit.yaml")
+    assert as_command(recipe.main, [path, "--help"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("Recipe for joint speech enhancement")
+    for line in ("--top_k 1 ", "--lr 1.0e-3 ", "--nonfinite_patience"):
+        assert f"  {line}" in told, line
+    assert "--mixture" not in told.replace("--mixture_seed", "")
+    assert as_command(recipe.main, ["-h"]) == 0
+    assert "--help lists its keys" in capsys.readouterr().out
