@@ -170,7 +170,7 @@ class BatchInterface(Pretrained):
             prepack_(model.mods.system)
         return model
 
-    def enhance_batch(self, wavs, wav_lens=None):
+    def enhance_batch(self, wavs, wav_lens=None, lengths=None):
         """Enhance a batch.
 
         Arguments
@@ -179,15 +179,18 @@ class BatchInterface(Pretrained):
             Waveforms (B, N) at the model's sample rate.
         wav_lens : torch.Tensor, optional
             Relative lengths (B,); all 1 by default.
+        lengths : torch.Tensor, optional
+            The same by the name that some interfaces of SpeechBrain use.
 
         Returns
         -------
         torch.Tensor
             Enhanced waveforms (B, N) in the scale of the input.
         """
+        wav_lens = _either(wav_lens, lengths)
         return self._analyze_batch(wavs, wav_lens, ["se"]).enhanced
 
-    def classify_batch(self, wavs, wav_lens=None):
+    def classify_batch(self, wavs, wav_lens=None, lengths=None):
         """Recognise the emotion of each waveform of a batch.
 
         Arguments
@@ -196,6 +199,8 @@ class BatchInterface(Pretrained):
             Waveforms (B, N) at the model's sample rate.
         wav_lens : torch.Tensor, optional
             Relative lengths (B,); all 1 by default.
+        lengths : torch.Tensor, optional
+            The same by the name that some interfaces of SpeechBrain use.
 
         Returns
         -------
@@ -214,9 +219,10 @@ class BatchInterface(Pretrained):
             If the model estimates attributes: they have no class.
         """
         self._check_classes()
+        wav_lens = _either(wav_lens, lengths)
         return self._analyze_batch(wavs, wav_lens, ["ser"])[1:5]
 
-    def analyze_batch(self, wavs, wav_lens=None):
+    def analyze_batch(self, wavs, wav_lens=None, lengths=None):
         """Enhance and classify a batch in one pass of the SSL encoder.
 
         Arguments
@@ -225,17 +231,20 @@ class BatchInterface(Pretrained):
             Waveforms (B, N) at the model's sample rate.
         wav_lens : torch.Tensor, optional
             Relative lengths (B,); all 1 by default.
+        lengths : torch.Tensor, optional
+            The same by the name that some interfaces of SpeechBrain use.
 
         Returns
         -------
         BatchAnalysis
             All that the model can tell, with routing.
         """
+        wav_lens = _either(wav_lens, lengths)
         return self._analyze_batch(wavs, wav_lens, self.engine.tasks)
 
-    def forward(self, wavs, wav_lens=None):
+    def forward(self, wavs, wav_lens=None, lengths=None):
         """See :meth:`analyze_batch`."""
-        return self.analyze_batch(wavs, wav_lens)
+        return self.analyze_batch(wavs, wav_lens, lengths)
 
     def _analyze_batch(self, wavs, wav_lens, tasks):
         self.engine.check_tasks(tasks)
@@ -268,6 +277,12 @@ class BatchInterface(Pretrained):
                 "this model estimates attributes, not classes: use analyze(), "
                 "analyze_file() or analyze_batch()"
             )
+
+
+def _either(wav_lens, lengths):
+    if wav_lens is not None and lengths is not None:
+        raise InputError("expected wav_lens or lengths, got both")
+    return lengths if wav_lens is None else wav_lens
 
 
 def _check_batch(wavs, wav_lens):

@@ -14,6 +14,7 @@ __getattr__, __all__ = exports(
     __name__,
     {
         "load": "PARTS encoder_of load_folder load_parts",
+        "weights": "load_weights",
         "save": "ABOUT_FILE CARD_FILE FolderPretrainer HPARAMS_FILE "
         "WEIGHTS_FILE check_replaceable label_encoder save_folder system_yaml",
     },

@@ -30,6 +30,14 @@ HPARAMS_FILE = "hyperparams.yaml"
 WEIGHTS_FILE = "model.safetensors"
 ABOUT_FILE = "about.json"
 CARD_FILE = "README.md"
+INTERFACE_FILE = "custom.py"  # where SpeechBrain's foreign_class looks
+INTERFACE = '''\
+"""The class that SpeechBrain's foreign_class loads this folder with."""
+
+from merit_modules.inference import SparseMERIT as CustomInterface
+
+__all__ = ["CustomInterface"]
+'''
 ONNX_FILES = ("model.onnx", "model.onnx.data")
 
 
@@ -130,7 +138,7 @@ def save_folder(
     >>> folder = getfixture("tmp_path") / "tiny"
     >>> save_folder(tiny_system(), folder, ["angry", "sad", "happy", "calm"])
     >>> sorted(path.name for path in folder.iterdir())
-    ['hyperparams.yaml', 'model.safetensors']
+    ['custom.py', 'hyperparams.yaml', 'model.safetensors']
     """
     folder = Path(folder)
     check_replaceable(folder)
@@ -145,6 +153,7 @@ def save_folder(
         )
         # safetensors makes files that their owner alone may read.
         shutil.copymode(partial / HPARAMS_FILE, partial / WEIGHTS_FILE)
+        (partial / INTERFACE_FILE).write_text(INTERFACE, encoding="utf-8")
         if about is not None:
             text = json.dumps(about | {"versions": versions()}, indent=2)
             (partial / ABOUT_FILE).write_text(text + "\n", encoding="utf-8")
@@ -181,7 +190,7 @@ def check_replaceable(folder):
         raise InputError(f"{folder}: expected a folder, found a file")
     found = {path.name for path in folder.iterdir()}
     ours = {HPARAMS_FILE, WEIGHTS_FILE}
-    may_be = ours | {ABOUT_FILE, CARD_FILE, *ONNX_FILES}
+    may_be = ours | {ABOUT_FILE, CARD_FILE, INTERFACE_FILE, *ONNX_FILES}
     if found and not ours <= found <= may_be:
         others = ", ".join(sorted(found - may_be)[:3])
         raise InputError(
@@ -216,7 +225,8 @@ class FolderPretrainer(Pretrainer):
     """SpeechBrain's Pretrainer for weights that lie beside the YAML file.
 
     The base class looks for ``<loadable>.ckpt`` there; these files keep their
-    own names and hold no pickle.
+    own names and hold no pickle. A ``savedir`` that an earlier call filled can
+    be a source again: there, SpeechBrain has named them ``<loadable>.ckpt``.
 
     Arguments
     ---------
@@ -266,6 +276,9 @@ class FolderPretrainer(Pretrainer):
                 kind, source = default_source
                 self.paths[name] = FetchSource(kind, f"{source}/{file}")
             else:
+                collected = Path(default_source, f"{name}.ckpt")
+                if not Path(default_source, file).exists():
+                    file = collected.name if collected.exists() else file
                 self.paths[name] = f"{default_source}/{file}"
         return super().collect_files(default_source, *args, **kwargs)
 

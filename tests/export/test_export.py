@@ -51,7 +51,7 @@ def test_every_system_exports_and_loads(name, tmp_path, capsys):
     assert main(["export", str(run), str(tmp_path / "model")]) == 0
     assert "Written" in capsys.readouterr().out
     names = sorted(path.name for path in (tmp_path / "model").iterdir())
-    wanted = ["README.md", "about.json", "hyperparams.yaml"]
+    wanted = ["README.md", "about.json", "custom.py", "hyperparams.yaml"]
     assert names == [*wanted, "model.safetensors"]
     shutil.rmtree(run)
     found = load_folder(tmp_path / "model")
