@@ -5,7 +5,6 @@ from merit_modules.errors import InputError
 #: What a file without the key means.
 DEFAULTS = {
     # data
-    "skip_prep": True,
     "skip_broken_audio": False,
     "speech_root": "",
     "noise_root": "",
@@ -91,8 +90,9 @@ def with_defaults(hparams, path):
     system, ...
     """
     missing = [key for key in NEEDED if key not in hparams]
-    if not hparams.get("skip_prep", True) and "prepare" not in hparams:
+    skip_prep = hparams.get("skip_prep", "prepare" not in hparams)
+    if not skip_prep and "prepare" not in hparams:
         missing.append("prepare (or skip_prep: True)")
     if missing:
         raise InputError(f"{path}: expected the keys {', '.join(missing)}")
-    return {**DEFAULTS, **hparams}
+    return {**DEFAULTS, "skip_prep": skip_prep, **hparams}
