@@ -17,7 +17,9 @@ from speechbrain.inference.interfaces import Pretrained
 from merit_modules.export import export_run
 from merit_modules.inference import SparseMERIT
 from merit_modules.pretrained import load_folder
+from merit_modules.training.experiment import load_run
 from tests.conftest import ROOT
+from tests.helpers.training import train
 
 OLD = ROOT / "tests" / "fixtures" / "before_rooms"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -100,3 +102,11 @@ def test_an_old_run_is_evaluated(old_run, miniemo):
             x["se"][side]["si_sdr_db"]["mean"] for x in (found, expected)
         )
         assert mean == pytest.approx(was, abs=0.01)
+
+
+@pytest.mark.slow
+def test_an_old_run_is_trained_on(old_run, miniemo):
+    changes = {"data_folder": str(miniemo), "number_of_epochs": 3}
+    brain = train(load_run(old_run, changes))
+    assert brain.hparams.epoch_counter.current == 3
+    assert brain.load_best()["epoch"] >= 1

@@ -303,7 +303,12 @@ class JointBrain(sb.Brain):
         InputError
             Naming the utterances of the batch. The checkpoints stay.
         """
-        if torch.isfinite(loss):
+        bad = ~torch.isfinite(loss)
+        if self.distributed_launch and self.nonfinite_patience:
+            # What one process leaves out, the others must not wait for.
+            bad = bad.int()
+            torch.distributed.all_reduce(bad, torch.distributed.ReduceOp.MAX)
+        if not bad:
             return
         self.nonfinite_count += 1
         if self.nonfinite_count <= self.nonfinite_patience:

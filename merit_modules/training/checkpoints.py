@@ -185,7 +185,7 @@ class AtomicCheckpointer(Checkpointer):
         """
         try:
             return super().load_checkpoint(checkpoint)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:  # ValueError: optimisers
             raise InputError(_explain_load(checkpoint.path, error)) from error
 
 
