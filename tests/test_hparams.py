@@ -9,12 +9,16 @@ from hyperpyyaml import load_hyperpyyaml
 
 from merit_modules.errors import InputError
 from merit_modules.hparams import load_hparams, parse_overrides
-from merit_modules.pretrained import save_folder
 from merit_modules.ssl.encoder import PretrainedSSLEncoder, RandomSSLEncoder
-from merit_modules.tiny import TINY_SSL, tiny_system
+from merit_modules.tiny import TINY_SSL
 from tests.conftest import ROOT
 from tests.helpers import copies
-from tests.helpers.training import EXPERIMENTS
+from tests.helpers.experiments import (
+    EXPERIMENTS,
+    SYSTEMS,
+    name_of,
+    overrides_of,
+)
 from tests.helpers.yaml_files import WAVLM_LARGE, changed
 
 RUN_OPTIONS = {
@@ -23,48 +27,7 @@ RUN_OPTIONS = {
     "grad_accumulation_factor",
     "ckpt_interval_minutes",
 }
-#: Every system that the paper or the study compares, on every corpus.
-SYSTEMS = {
-    "sparse_merit",
-    "dense_merit",
-    "residual_merit",
-    "weighted_sum_experts",
-    "weighted_sum_experts_dense",
-    "layer_mixing_experts",
-    "layer_mixing_experts_dense",
-    "naive_mtl",
-    "se_only",
-    "ser_only",
-    "ser_only_clean",
-    "cascade",
-}
-
-
-def name_of(path):
-    """Name a file for pytest."""
-    where = path.relative_to(ROOT).parts
-    return f"{where[1] if where[0] == 'recipes' else 'MiniEmo'}-{path.stem}"
-
-
 each_file = pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
-
-
-def overrides_of(path, tmp_path):
-    text = path.read_text()
-    placeholders = re.findall(r"^(\w+): !PLACEHOLDER", text, re.M)
-    values = {key: str(tmp_path) for key in placeholders}
-    if "manifest_csv" in values:
-        values["manifest_csv"] = str(tmp_path / "corpus.csv")
-        Path(values["manifest_csv"]).write_text("wav,emo\na.wav,x\nb.wav,y\n")
-    if re.search(r"^ssl_source:", text, re.M):
-        # In place of trained weights, which come from elsewhere.
-        values["ssl_source"] = str(tmp_path / "ssl")
-        model = RandomSSLEncoder("wavlm", TINY_SSL).model
-        model.save_pretrained(tmp_path / "ssl")
-    if "init_from" in values:
-        values["init_from"] = str(tmp_path / "release")
-        save_folder(tiny_system(), values["init_from"], list("abcd"))
-    return {**values, "output_folder": str(tmp_path)}
 
 
 def unused_keys(text, script):

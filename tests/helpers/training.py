@@ -7,9 +7,8 @@ from merit_modules.hparams import format_overrides, keys_of, load_hparams
 from merit_modules.training import experiment, recipe
 from merit_modules.training.start import first_experiment, set_weights
 from tests.conftest import ROOT
-from tests.helpers.copies import experiments
+from tests.helpers.experiments import EXPERIMENTS
 
-EXPERIMENTS = experiments()
 #: The systems of MiniEmo that need no trained encoder.
 NAMES = [
     path.stem

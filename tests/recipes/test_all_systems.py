@@ -12,8 +12,8 @@ from merit_modules.tiny import TINY_SSL
 from merit_modules.training import recipe
 from tests.conftest import ROOT
 from tests.helpers.copies import sections
+from tests.helpers.experiments import EXPERIMENTS, SYSTEMS, name_of
 from tests.helpers.iemocap import build_release
-from tests.test_hparams import EXPERIMENTS, SYSTEMS, name_of
 
 pytestmark = pytest.mark.slow
 #: What makes a training one step of a tiny system; keys that a file has.

@@ -14,8 +14,8 @@ from yamllint.config import YamlLintConfig
 
 from merit_modules.hparams import load_hparams
 from tests.conftest import ROOT
+from tests.helpers.experiments import EXPERIMENTS, overrides_of
 from tests.helpers.pages import PAGES
-from tests.test_hparams import EXPERIMENTS, overrides_of
 
 #: The rules of SpeechBrain 1.1.
 RULES = """

@@ -4,6 +4,7 @@ import csv
 import doctest
 import importlib
 import logging
+import re
 import sys
 from collections import Counter
 
@@ -17,6 +18,7 @@ from merit_modules.data.manifest import read_manifest
 from merit_modules.errors import InputError
 from merit_modules.hparams import load_hparams
 from tests.conftest import ROOT
+from tests.helpers.copies import sections
 
 RECIPE = ROOT / "recipes" / "Manifest" / "joint_se_ser"
 sys.path.append(str(RECIPE))
@@ -150,10 +152,11 @@ def test_any_text_is_a_label_in_the_yaml(tmp_path, monkeypatch, labels):
         writer = csv.writer(stream)
         writer.writerow(["wav", "emo"])
         writer.writerows([f"{i}.wav", x] for i, x in enumerate(labels))
-    corpus_yaml = (RECIPE / "hparams" / "manifest.yaml").read_text()
-    head = corpus_yaml.partition("split_seed")[0]
+    shipped = (RECIPE / "hparams" / "sparse_merit.yaml").read_text()
+    corpus = sections(shipped)[1]["Corpus: your own"]
+    corpus = re.sub("^output_folder: .*$", "", corpus, flags=re.M)
     yaml = tmp_path / "x.yaml"
-    yaml.write_text(head + "\nn: !apply:builtins.len [!ref <emotions>]\n")
+    yaml.write_text(corpus + "\nn: !apply:builtins.len [!ref <emotions>]\n")
     given = {"manifest_csv": str(path), "noise_folder": "noise"}
     hparams = load_hparams(yaml, given)
     assert hparams["emotions"] == sorted(labels)
