@@ -464,14 +464,15 @@ class JointBrain(sb.Brain):
         Raises
         ------
         InputError
-            If there is none with ``--test_only``, unless weights were given
-            by ``init_from``.
+            If there is none with ``--test_only``, unless all weights were
+            given by ``init_from``.
         """
         score, found = self.hparams.checkpoint_score, []
         if self.checkpointer is not None:
             found = find_best(self.checkpointer, score, SCORES[score], 1)
         if not found:
-            if self.test_only and not self.hparams.init_from:
+            given = self.hparams.init_from and self.hparams.init_parts == "all"
+            if self.test_only and not given:
                 raise InputError(
                     f"test_only: expected a checkpoint in "
                     f"{self.checkpointer.checkpoints_dir}, found none: train "

@@ -92,9 +92,20 @@ class Schedule:
     def end_epoch(self, epoch, loss):
         """Set the rate after a validation."""
         if self.kind == "loss":
-            self._set(self.scheduler(loss)[1])
+            self._set(self._annealed(loss))
         elif self.kind == "plateau":
             self._set(self.scheduler([_OneRate(self.rate)], epoch, loss)[1])
+
+    def _annealed(self, loss):
+        seen = getattr(self.scheduler, "metric_values", None)
+        if not seen or seen[-1] >= 0:
+            return self.scheduler(loss)[1]
+        # NewBob divides its progress by the last loss: by its size alone.
+        last = seen[-1]
+        seen[-1] = -last
+        _, rate = self.scheduler(loss - 2 * last)
+        seen[-2:] = [last, loss]
+        return rate
 
 
 class _OneRate:

@@ -7,8 +7,11 @@ import torch
 from speechbrain.augment.augmenter import Augmenter
 from speechbrain.augment.time_domain import (
     AddReverb,
+    CutCat,
     DropChunk,
     DropFreq,
+    RandAmp,
+    SignFlip,
     SpeedPerturb,
 )
 
@@ -51,6 +54,18 @@ def test_speed_changes_both_by_the_same_draw():
         assert torch.equal(lengths, torch.tensor([1.0, 0.5]))
     noisy, _, (after, clean, _) = augmented(SpeedPerturb(16000, speeds=[90]))
     assert torch.allclose(clean, 0.5 * after, atol=1e-6)
+
+
+def test_the_sign_is_that_of_both():
+    noisy, _, (after, clean, _) = augmented(SignFlip(1.0))
+    assert not torch.equal(after, noisy)
+    assert torch.allclose(clean, 0.5 * after, atol=1e-6)
+
+
+@pytest.mark.parametrize("part", [CutCat(), RandAmp(0.2, 3.0)], ids=repr)
+def test_what_leaves_no_target_is_refused(part):
+    with pytest.raises(InputError, match=type(part).__name__):
+        augmented(part)
 
 
 def test_what_keeps_the_time_leaves_the_clean_target(reverb):

@@ -49,6 +49,16 @@ def test_newbob_halves_only_when_the_loss_stalls():
     assert found == [[0.1, 0.05]] * 3 + [[0.05, 0.025]] * 2
 
 
+def test_newbob_takes_negative_losses():
+    schedule = scheduled(NewBobScheduler(0.1, annealing_factor=0.5))
+    losses, found = (0.5, -1.0, -2.0, -2.0, -1.0, -3.0), []
+    for epoch, loss in enumerate(losses, start=1):
+        schedule.end_epoch(epoch, loss)
+        found.append(rates(schedule)[0])
+    assert found == [0.1, 0.1, 0.1, 0.05, 0.025, 0.025]
+    assert schedule.scheduler.metric_values == list(losses)
+
+
 def test_a_plateau_halves_after_its_patience():
     scheduler = schedulers.ReduceLROnPlateau(
         patience=1, dont_halve_until_epoch=0
