@@ -5,6 +5,8 @@
 
 Copies the recipe folders, adds their rows to tests/recipes/*.csv and orders
 imports by the checkout's own rules. What is there already is written anew.
+With --lobes, the mixture, the heads and the routers' losses go to
+speechbrain/lobes/models/sparse_merit, too, without what makes CPUs fast.
 
 Authors
  * The contributors of Sparse MERIT for SpeechBrain 2026
@@ -19,7 +21,50 @@ import subprocess
 import sys
 from pathlib import Path
 
+#: Each expert on its frames; the class's own forward is what remains.
+PLAIN = """\
+    # An idle expert still runs, on no frame: its parameters then have a
+    # gradient (zero) on every rank, which distributed training needs.
+    results = [
+        checkpoint(_serve, expert, features, rows, use_reentrant=False)
+        if checkpoint_experts
+        else _serve(expert, features, rows)
+        for expert, rows in zip(experts, plan.rows)
+    ]
+"""
 HERE = Path(__file__).resolve().parent
+PACKAGE = HERE.parent / "merit_modules"
+AUTHORS = " * The contributors of Sparse MERIT for SpeechBrain 2026"
+LOBES = "speechbrain.lobes.models.sparse_merit"
+#: From PyTorch alone and each other.
+LOBE_FILES = (
+    "lengths.py",
+    *(f"moe/{name}.py" for name in ("layer_mix", "routers", "experts")),
+    *(f"moe/{name}.py" for name in ("mixture", "task_sums")),
+    *(f"heads/{name}.py" for name in ("se", "ser", "spectral")),
+    "losses/routing.py",
+)
+#: File to what is left out of it: from here, to there, and what comes instead.
+CPU_PARTS = {
+    "moe/experts.py": [
+        ("from merit_modules.cpu import onednn\n\n\n", "class Feed", "\n"),
+        (
+            "    def forward(self, frames):\n",
+            "class LayerMixingExpert",
+            "\n",
+        ),
+    ],
+    "moe/mixture.py": [
+        ("#: Frames that an expert takes at once", "class MixtureOutput", ""),
+        (
+            "    if not torch.is_grad_enabled():\n        results = _infer",
+            "    results = torch.cat(results)\n",
+            PLAIN,
+        ),
+        ("def _infer(", "def _combine(", ""),
+    ],
+    "heads/ser.py": [(", strict=True", ")", "")],
+}
 PREPARATIONS = {
     "IEMOCAP": "iemocap_prepare.py",
     "MSP-Podcast": "msp_podcast_prepare.py",
@@ -108,7 +153,42 @@ def copy_recipe(source, target):
     page.write_text(text, encoding="utf-8")
 
 
-def lay_over(checkout):
+def lobe(path):
+    """Give a file of the package as SpeechBrain would have it."""
+    text = (PACKAGE / path).read_text(encoding="utf-8")
+    for start, end, new in CPU_PARTS.get(path, ()):
+        before, found, rest = text.partition(start)
+        inside, also, after = rest.partition(end)
+        if not (found and also):
+            sys.exit(f"{path}: expected {start!r}, then {end!r}")
+        text = before + new + end + after
+    text = text.replace("from merit_modules.errors import InputError\n", "")
+    text = text.replace("InputError", "ValueError")
+    text = re.sub(
+        r"merit_modules\.(?:moe|heads|losses)?\.?(\w+)(?= import|:|`)",
+        rf"{LOBES}.\1",
+        text,
+    )
+    text = re.sub(r"merit_modules\.(?:moe|heads|losses)\b", LOBES, text)
+    head, _, body = text.partition('"""\n')
+    return f'{head.rstrip()}\n\nAuthors\n{AUTHORS}\n"""\n{body}'
+
+
+def lay_lobes(checkout):
+    """Write the lobes; return their folder."""
+    folder = checkout.joinpath(*LOBES.split("."))
+    folder.mkdir(exist_ok=True)
+    about = "Sparse mixture of experts over the layers of an SSL encoder."
+    (folder / "__init__.py").write_text(
+        f'"""{about}\n\nAuthors\n{AUTHORS}\n"""\n', encoding="utf-8"
+    )
+    for path in LOBE_FILES:
+        name = folder / Path(path).name
+        name.write_text(lobe(path), encoding="utf-8")
+    return folder
+
+
+def lay_over(checkout, lobes=False):
     """Lay all recipes over a checkout."""
     checkout = Path(checkout)
     if not (checkout / "tests" / "recipes" / "IEMOCAP.csv").is_file():
@@ -123,15 +203,28 @@ def lay_over(checkout):
             rows / "IEMOCAP.csv",
             rows_of(corpus, source),
         )
-        order = ["ruff", "check", "--quiet", "--fix", "--select", "I"]
-        scripts = [str(path) for path in target.glob("*.py")]
+        put_in_order(target, checkout)
+    if lobes:
+        put_in_order(lay_lobes(checkout), checkout)
+
+
+def put_in_order(folder, checkout):
+    """Order the imports of a folder as the checkout wants them."""
+    scripts = [str(path) for path in folder.glob("*.py")]
+    for action in (["check", "--fix", "--select", "I"], ["format"]):
         subprocess.run(
-            [sys.executable, "-m", *order, *scripts], cwd=checkout, check=True
+            [sys.executable, "-m", "ruff", *action, "--quiet", *scripts],
+            cwd=checkout,
+            check=True,
         )
-        print(f"written: {target}")
+    print(f"written: {folder}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkout", help="folder of SpeechBrain's repository")
-    lay_over(parser.parse_args().checkout)
+    parser.add_argument(
+        "--lobes", action="store_true", help="also the lobes themselves"
+    )
+    options = parser.parse_args()
+    lay_over(options.checkout, options.lobes)

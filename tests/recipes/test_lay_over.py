@@ -1,17 +1,22 @@
 """The recipes as a contribution: laid over a checkout of SpeechBrain."""
 
 import csv
+import doctest
+import importlib
 import re
 import runpy
 import subprocess
 import sys
 
 import pytest
+import torch
 import yaml as pyyaml
 from hyperpyyaml import load_hyperpyyaml
+from speechbrain.lobes import models
 from yamllint import linter
 from yamllint.config import YamlLintConfig
 
+from merit_modules import moe
 from merit_modules.hparams import load_hparams
 from tests.conftest import ROOT
 from tests.helpers.experiments import EXPERIMENTS, overrides_of
@@ -45,11 +50,10 @@ def checkout(tmp_path_factory):
         "[tool.ruff]\nline-length = 80\n[tool.ruff.lint.isort]\n"
         'known-first-party = ["speechbrain"]\n'
     )
+    (folder / "speechbrain" / "lobes" / "models").mkdir(parents=True)
+    command = [sys.executable, ROOT / "recipes" / "lay_over.py", folder]
     for _ in range(2):  # a second time changes nothing
-        subprocess.run(
-            [sys.executable, ROOT / "recipes" / "lay_over.py", folder],
-            check=True,
-        )
+        subprocess.run([*command, "--lobes"], check=True)
     return folder
 
 
@@ -136,3 +140,40 @@ def test_words_are_spelt_right(tmp_path):
     assert (done.returncode, done.stdout) == (0, "")
     (tmp_path / "wrong.md").write_text("recieve")
     assert subprocess.run([*spell, tmp_path], capture_output=True).returncode
+
+
+def test_the_lobes_are_the_same_without_the_package(checkout, monkeypatch):
+    place = checkout / "speechbrain" / "lobes" / "models"
+    monkeypatch.setattr(models, "__path__", [*models.__path__, str(place)])
+    name = "speechbrain.lobes.models.sparse_merit"
+    theirs = {
+        path.stem: importlib.import_module(f"{name}.{path.stem}")
+        for path in sorted((place / "sparse_merit").glob("[a-z]*.py"))
+    }
+    assert len(theirs) == 10
+    for path in (place / "sparse_merit").glob("*.py"):
+        text = path.read_text()
+        assert "merit_modules" not in text and "onednn" not in text, path
+        assert "Authors\n * " in text
+    module, tests = theirs["mixture"], doctest.DocTestFinder()
+    for module in theirs.values():
+        for test in tests.find(module, extraglobs={"torch": torch}):
+            flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+            assert not doctest.DocTestRunner(optionflags=flags).run(test).failed
+
+    def built(layer_mix, experts, routers, mixture):
+        torch.manual_seed(0)
+        return mixture.ExpertMixture(
+            layer_mix.LayerNormConcat(3, 8),
+            experts.ExpertPool(3, 24, 16, 6),
+            {"ser": routers.TopKRouter(24, 3)},
+        )
+
+    ours = built(moe.layer_mix, moe.experts, moe.routers, moe.mixture)
+    parts = ("layer_mix", "experts", "routers", "mixture")
+    other = built(*(theirs[part] for part in parts))
+    layers, lengths = torch.randn(3, 2, 50, 8), torch.tensor([1.0, 0.6])
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            both = [part(layers, lengths) for part in (ours, other)]
+        torch.testing.assert_close(*both, atol=1e-6, rtol=0)
