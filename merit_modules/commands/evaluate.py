@@ -70,7 +70,12 @@ def evaluate_run(argv):
 
     from merit_modules.hparams import parse_overrides
     from merit_modules.training import recipe
-    from merit_modules.training.experiment import COMPOSED, load_run
+    from merit_modules.training.experiment import (
+        COMPOSED,
+        described_run,
+        load_run,
+    )
+    from merit_modules.training.seal import check_same_run
     from merit_modules.training.start import first_folder
 
     folder = Path(argv[0])
@@ -78,7 +83,9 @@ def evaluate_run(argv):
     _, run_opts, overrides = sb.parse_arguments(
         [str(folder / COMPOSED), *argv[1:]]
     )
-    hparams = load_run(folder, parse_overrides(overrides))
+    stated = parse_overrides(overrides)
+    check_same_run(folder, described_run(folder), described_run(folder, stated))
+    hparams = load_run(folder, stated)
     if not list(Path(hparams["save_folder"]).glob("CKPT+*")):
         raise InputError(f"{hparams['save_folder']}: no checkpoint to evaluate")
     if hparams["front_end_experiment"]:

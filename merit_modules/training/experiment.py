@@ -23,6 +23,7 @@ from merit_modules.hparams import (
     with_absolute_includes,
 )
 from merit_modules.training.defaults import DEFAULTS
+from merit_modules.training.seal import check_same_run, settings_of
 
 COMPOSED = "composed.yaml"  # a run's YAML in one piece
 OVERRIDES = "overrides.yaml"  # what its command line changed
@@ -74,8 +75,37 @@ def load_run(folder, overrides=None):
     }
 
 
+def described_run(folder, overrides=None):
+    """Read what a run was begun with, without building anything.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The run's output folder.
+    overrides : dict, optional
+        Keys to replace, on top of those of its command line.
+
+    Returns
+    -------
+    dict
+        Key to plain value; see ``seal.settings_of``.
+
+    Raises
+    ------
+    InputError
+        If it is no folder of a run.
+    """
+    texts = []
+    for name in (COMPOSED, OVERRIDES):
+        if not (Path(folder) / name).is_file():
+            raise InputError(f"{folder}: no run: it has no file {name}")
+        texts.append((Path(folder) / name).read_text(encoding="utf-8"))
+    changes = {**parse_overrides(texts[1]), **(overrides or {})}
+    return settings_of(texts[0], changes)
+
+
 def save_settings(hparams_file, overrides, folder):
-    """Write down what a run is made of, so that it can be built again.
+    """Write down what a run is made of, if that is what it was begun with.
 
     SpeechBrain's ``hyperparams.yaml`` shows the values; here are the YAML file
     as it is and, beside it, what the command line changed.
@@ -88,10 +118,18 @@ def save_settings(hparams_file, overrides, folder):
         Keys that were replaced, as YAML.
     folder : str or Path
         The run's output folder.
+
+    Raises
+    ------
+    InputError
+        If there are checkpoints of other settings; nothing is changed then.
     """
     hparams_file = Path(hparams_file)
     text = with_absolute_includes(read_text(hparams_file), hparams_file.parent)
-    options = format_overrides(parse_overrides(overrides))
+    stated = parse_overrides(overrides)
+    if list(Path(folder).glob("save/CKPT+*")):
+        check_same_run(folder, described_run(folder), settings_of(text, stated))
+    options = format_overrides(stated)
     for name, content in ((COMPOSED, text), (OVERRIDES, options)):
         run_on_main(write_atomically, args=(Path(folder) / name, content))
 

@@ -1,0 +1,106 @@
+"""A run goes on with its own settings, or not at all."""
+
+import json
+
+import pytest
+
+from merit_modules.commands.evaluate import evaluate_run
+from merit_modules.errors import InputError
+from merit_modules.hparams import keys_of
+from merit_modules.training import recipe
+from merit_modules.training.seal import (
+    HARMLESS,
+    check_same_run,
+    differences,
+    settings_of,
+)
+from tests.conftest import ROOT
+
+SHIPPED = (ROOT / "hparams" / "sparse_merit.yaml").read_text()
+MSP = ROOT / "recipes" / "MSP-Podcast" / "joint_se_ser" / "hparams"
+
+
+def changed_keys(text=SHIPPED, **changes):
+    return differences(settings_of(text, {}), settings_of(text, changes))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", 2),
+        ("lr", 0.1),
+        ("top_k", 2),
+        ("router_gradient", "reference"),
+        ("emotions", ["sad", "angry", "happy", "neutral"]),
+        ("train_snr_db", 5.0),
+        ("mixture_seed", 1),
+        ("max_duration_s", 3.0),
+        ("batch_length_s", 12.0),
+        ("se_l1_weight", 0.5),
+        ("checkpoint_score", "loss"),
+        ("weight_decay", 0.1),
+        ("number_of_epochs", 1),
+        ("stage_1_epochs", 3),
+        ("precision", "bf16"),
+    ],
+)
+def test_what_matters_is_named_with_both_values(key, value):
+    found = changed_keys(**{key: value})
+    assert key in found and found[key][1] == value
+    with pytest.raises(InputError, match=f"  {key}: .* there, .* now"):
+        before = settings_of(SHIPPED, {})
+        check_same_run("run", before, settings_of(SHIPPED, {key: value}))
+
+
+@pytest.mark.parametrize("key", sorted(HARMLESS & keys_of(SHIPPED)))
+def test_what_does_not_matter_passes(key):
+    assert changed_keys(**{key: "elsewhere"}) == {}
+
+
+def test_more_epochs_pass_and_fewer_do_not():
+    assert changed_keys(stage_2_epochs=40, number_of_epochs=41) == {}
+    assert "stage_2_epochs" in changed_keys(stage_2_epochs=2)
+
+
+def test_a_part_that_was_changed_in_the_file_is_named():
+    text = SHIPPED.replace("moe.LayerNormConcat", "moe.WeightedLayerSum")
+    found = differences(settings_of(SHIPPED, {}), settings_of(text, {}))
+    assert "layer_mix" in found
+    text = SHIPPED.replace("num_hidden_layers: 4", "num_hidden_layers: 6")
+    found = differences(settings_of(SHIPPED, {}), settings_of(text, {}))
+    assert "ssl_encoder" in found
+    with pytest.raises(InputError, match="ssl_encoder: another RandomSSL"):
+        check_same_run("run", settings_of(SHIPPED, {}), settings_of(text, {}))
+    moved = SHIPPED.replace("merit_modules.moe.", "merit_modules.experts.")
+    assert not differences(settings_of(SHIPPED, {}), settings_of(moved, {}))
+
+
+def test_labels_of_a_corpus_that_moved_are_the_same():
+    text = (MSP / "sparse_merit.yaml").read_text()
+    assert changed_keys(text, data_folder="/there", noise_folder="/x") == {}
+    assert "label_set" in changed_keys(text, label_set="eight")
+
+
+@pytest.mark.slow
+def test_a_finished_run_takes_no_other_settings(tiny_experiment, tmp_path):
+    run = tmp_path / "run"
+    words = [str(tiny_experiment), "--output_folder", str(run)]
+    words += ["--noprogressbar", "--number_of_epochs", "1"]
+    before = recipe.main(words)
+    files = {
+        path: path.read_bytes()
+        for path in run.rglob("*")
+        if path.is_file() and path.name != "log.txt"  # of this process
+    }
+    for changes in (["--top_k", "2"], ["--seed", "9", "--lr", "0.5"]):
+        with pytest.raises(InputError, match="run with other settings"):
+            recipe.main([*words, *changes])
+    with pytest.raises(InputError, match="top_k: 1 there, 2 now"):
+        evaluate_run([str(run), "--top_k", "2"])
+    for path, content in files.items():
+        assert path.read_bytes() == content, path
+    again = evaluate_run([str(run), "--test_snrs_db", "[0, 5]"])
+    names = [condition["name"] for condition in again["conditions"]]
+    assert names == ["unseen_0dB", "unseen_5dB"]
+    assert json.loads((run / "results.json").read_text()) == again
+    assert again["conditions"][0] == before["conditions"][0]
