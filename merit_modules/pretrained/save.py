@@ -34,9 +34,9 @@ INTERFACE_FILE = "custom.py"  # where SpeechBrain's foreign_class looks
 INTERFACE = '''\
 """The class that SpeechBrain's foreign_class loads this folder with."""
 
-from merit_modules.inference import SparseMERIT as CustomInterface
+from merit_modules.inference import SparseMERIT
 
-__all__ = ["CustomInterface"]
+CustomInterface = SparseMERIT  # the name that foreign_class asks for
 '''
 ONNX_FILES = ("model.onnx", "model.onnx.data")
 

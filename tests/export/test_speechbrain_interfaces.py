@@ -1,5 +1,8 @@
 """An exported folder in SpeechBrain's own loaders."""
 
+import pickle
+import re
+
 import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
@@ -13,8 +16,10 @@ from speechbrain.utils.parameter_transfer import Pretrainer
 
 from merit_modules.errors import InputError
 from merit_modules.inference import SparseMERIT
-from merit_modules.pretrained import load_weights, save_folder
+from merit_modules.pretrained import load_folder, load_weights, save_folder
+from merit_modules.pretrained.weights import fingerprint
 from merit_modules.tiny import tiny_system
+from tests.conftest import ROOT
 
 LABELS = ["angry", "sad", "happy", "calm"]
 WAVS, LENGTHS = torch.randn(2, 8000), torch.tensor([1.0, 0.6])
@@ -41,6 +46,8 @@ def test_foreign_class_finds_the_interface(model, tmp_path):
     interface = foreign_class(source=str(folder))
     assert isinstance(interface, SparseMERIT)
     assert_same(interface, expected)
+    named = foreign_class(source=str(folder), classname="SparseMERIT")
+    assert_same(named, expected)
     again = foreign_class(
         source=str(folder),
         savedir=str(tmp_path / "copy"),
@@ -93,6 +100,31 @@ def test_the_stock_pretrainer_reads_the_weights(model, tmp_path):
     (folder / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(InputError, match="system.ckpt"):
         pretrainer.load_collected()
+
+
+def test_the_yaml_of_the_docs_reads_the_weights(model):
+    folder, _ = model
+    text = (ROOT / "docs" / "speechbrain.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(pretrainer: .*?)```", text, re.DOTALL)
+    block = block.replace("FOLDER", str(folder))
+    system = "system: !apply:merit_modules.tiny.tiny_system\n"
+    hparams = load_hyperpyyaml(system + block)
+    hparams["pretrainer"].collect_files()
+    before = fingerprint(hparams["system"])
+    hparams["pretrainer"].load_collected()
+    expected = fingerprint(load_folder(folder)["system"])
+    assert before != fingerprint(hparams["system"]) == expected
+
+
+@pytest.mark.parametrize("call", [foreign_class, SparseMERIT.from_hparams])
+def test_damaged_weights_are_named_and_no_pickle_is_loaded(model, call):
+    path = model[0] / "model.safetensors"
+    path.write_bytes(pickle.dumps({"weights": 1}))
+    with pytest.raises(InputError, match="model.safetensors: cannot be read"):
+        call(source=str(model[0]))
+    path.unlink()
+    with pytest.raises(InputError, match="model.safetensors"):
+        call(source=str(model[0]))
 
 
 def test_lengths_by_either_name(model):
