@@ -384,7 +384,8 @@ class PretrainedSSLEncoder(SSLEncoder):
     Raises
     ------
     InputError
-        If the source cannot be loaded.
+        If the source cannot be loaded, or a tensor is missing or another
+        model's.
 
     Example
     -------
@@ -397,16 +398,7 @@ class PretrainedSSLEncoder(SSLEncoder):
     """
 
     def __init__(self, source, save_path=None, **options):
-        try:
-            model = transformers.AutoModel.from_pretrained(
-                source, cache_dir=save_path
-            )
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"SSL source {source!r}: expected the name of a model on the "
-                "hub or a folder with config.json and weights; transformers "
-                f"says: {error}"
-            ) from error
+        model = ssl_plain.load_model(source, save_path)
         super().__init__(model, **options)
 
 

@@ -6,11 +6,16 @@ their first convolution over the padded row. What is faster is measured and
 tested against this.
 """
 
+import pickle
+import re
 import warnings
 
+import safetensors
 import torch
+import transformers
 from torch import nn
 
+from merit_modules.errors import InputError
 from merit_modules.lengths import valid_mask
 
 # Raised inside transformers' WavLM attention, which mixes a boolean padding
@@ -18,6 +23,75 @@ from merit_modules.lengths import valid_mask
 warnings.filterwarnings(
     "ignore", message="Support for mismatched key_padding_mask"
 )
+
+
+#: What a model may lack: the stand-in for frames that pre-training masked.
+NOT_NEEDED = ("masked_spec_embed",)
+#: What a file must not hold beside a model's own: the same parts of another
+#: one. What follows them in pre-training may be there.
+OF_THE_MODEL = r"(^|\.)(feature_extractor|feature_projection|encoder)\."
+
+
+def load_model(source, save_path=None):
+    """Load a model of transformers, with every tensor accounted for.
+
+    transformers gives random values to what a file lacks and goes on.
+
+    Arguments
+    ---------
+    source : str
+        Hub name, or folder in transformers' form.
+    save_path : str, optional
+        Folder for downloads; transformers' own cache by default.
+
+    Returns
+    -------
+    transformers.PreTrainedModel
+        The model in fp32, whatever the precision of the file.
+
+    Raises
+    ------
+    InputError
+        If the source cannot be read, or naming the tensors that are missing,
+        of another shape, or of another model.
+    """
+    try:
+        model, found = transformers.AutoModel.from_pretrained(
+            source, cache_dir=save_path, output_loading_info=True
+        )
+    except (safetensors.SafetensorError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"SSL source {source!r}: its weights cannot be read ({error}): a "
+            "download that was cut, or a pointer in place of the file (git lfs "
+            "pull)?"
+        ) from error
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"SSL source {source!r}: expected the name of a model on the "
+            "hub or a folder with config.json and weights; transformers "
+            f"says: {error}"
+        ) from error
+    problems = {
+        "missing": set(found["missing_keys"]) - set(NOT_NEEDED),
+        "of another model": {
+            key
+            for key in found["unexpected_keys"]
+            if re.search(OF_THE_MODEL, key)
+        },
+        "of another shape": {key[0] for key in found["mismatched_keys"]},
+    }
+    told = [
+        f"{kind}: {', '.join(sorted(keys)[:3])}"
+        + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+        for kind, keys in problems.items()
+        if keys
+    ]
+    if told:
+        raise InputError(
+            f"SSL source {source!r}: its weights are not those of a "
+            f"{model.config.model_type} of its config.json; {'; '.join(told)}"
+        )
+    return model.float()
 
 
 def encode_waves(conv_layers, wavs, n_samples=None):
