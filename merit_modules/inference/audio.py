@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from math import ceil, gcd
+from math import ceil, gcd, isfinite
 from pathlib import Path
 
 import numpy as np
@@ -105,15 +105,23 @@ class ArraySource:
     """
 
     def __init__(self, samples, sample_rate_hz, name="waveform"):
-        samples = np.asarray(
-            samples.detach().cpu() if torch.is_tensor(samples) else samples
-        )
+        if torch.is_tensor(samples):
+            samples = samples.detach().cpu()
+            if samples.dtype == torch.bfloat16:  # NumPy has none
+                samples = samples.float()
+        samples = np.asarray(samples)
         if samples.ndim == 1:
             samples = samples[None]
         if samples.ndim != 2 or samples.shape[0] > max(32, samples.shape[1]):
+            turned = samples.ndim == 2 and samples.shape[1] <= 32
             raise InputError(
                 f"{name}: expected samples (n,) or (channels, n), got an array "
-                f"of shape {samples.shape}"
+                f"of shape {samples.shape}" + "; transpose it" * turned
+            )
+        if not sample_rate_hz > 0:
+            raise InputError(
+                f"{name}: sample_rate_hz: expected Hz above 0, got "
+                f"{sample_rate_hz}"
             )
         if not samples.size:
             raise InputError(f"{name}: the audio is empty (no samples)")
@@ -130,15 +138,59 @@ class ArraySource:
             yield _to_mono(self, block, start)
 
 
+#: Floats of full scale 1 do not come near it; 16-bit numbers as floats do.
+LARGEST = 100.0
+
+
+def check_scale(samples, name):
+    """Refuse samples whose full scale cannot be what their type says.
+
+    Arguments
+    ---------
+    samples : numpy.ndarray or torch.Tensor
+        Samples of any shape.
+    name : str
+        What to call them in messages.
+
+    Raises
+    ------
+    InputError
+        If floats are far above 1, or integers are of 64 bits, or of 32 bits
+        with numbers of 16.
+
+    Example
+    -------
+    >>> check_scale(np.array([0.0, 20000.0]), "waveform")
+    Traceback (most recent call last):
+    merit_modules.errors.InputError: waveform: expected floats of full scale 1,
+    got a peak of 20000: 16-bit numbers? divide them by 32768
+    """
+    kind = str(samples.dtype).removeprefix("torch.")
+    peak = float(abs(samples).max()) if len(samples) else 0.0
+    if kind.startswith(("float", "bfloat")):
+        if peak > LARGEST and isfinite(peak):
+            raise InputError(
+                f"{name}: expected floats of full scale 1, got a peak of "
+                f"{peak:.0f}: 16-bit numbers? divide them by 32768"
+            )
+    elif kind == "int64" or (kind == "int32" and 0 < peak <= 2**15):
+        raise InputError(
+            f"{name}: expected floats, or int16 or int32 of full scale, got "
+            f"{kind} with a peak of {peak:.0f}: 16-bit numbers in a wider "
+            "type? make them int16"
+        )
+
+
 def _to_float(samples, name):
+    if samples.dtype.kind not in "fi":
+        raise InputError(
+            f"{name}: expected floats or signed integers, got {samples.dtype}"
+        )
+    check_scale(samples, name)
     if samples.dtype.kind == "f":
         return samples.astype(np.float32, copy=False)
-    if samples.dtype.kind == "i":
-        full_scale = -float(np.iinfo(samples.dtype).min)
-        return (samples / full_scale).astype(np.float32)
-    raise InputError(
-        f"{name}: expected floats or signed integers, got {samples.dtype}"
-    )
+    full_scale = -float(np.iinfo(samples.dtype).min)
+    return (samples / full_scale).astype(np.float32)
 
 
 def _to_mono(source, samples, n_before):

@@ -12,6 +12,7 @@ from speechbrain.utils.fetching import LocalStrategy
 from merit_modules.cpu.int8 import check_device, is_quantized, quantize_
 from merit_modules.errors import InputError
 from merit_modules.files import naming_source
+from merit_modules.inference.audio import check_scale
 from merit_modules.inference.emotion import (
     ClassReader,
     make_reader,
@@ -294,8 +295,20 @@ def _check_batch(wavs, wav_lens):
             f"wavs: expected waveforms (batch, samples), got a tensor of shape "
             f"{tuple(wavs.shape)}"
         )
+    if not wavs.is_floating_point():
+        raise InputError(
+            f"wavs: expected floats of full scale 1, got {wavs.dtype}; "
+            "analyze() takes integers"
+        )
+    check_scale(wavs.detach(), "wavs")
     if wav_lens is None:
         wav_lens = torch.ones(len(wavs))
+    wav_lens = torch.as_tensor(wav_lens)
+    if wav_lens.shape != wavs.shape[:1]:
+        raise InputError(
+            f"wav_lens: expected {len(wavs)} relative lengths, got a tensor of "
+            f"shape {tuple(wav_lens.shape)}"
+        )
     n_samples = absolute_lengths(wav_lens.to(wavs.device), wavs.shape[1])
     samples = valid_mask(n_samples, wavs.shape[1])
     wavs = torch.where(samples, wavs.float(), 0.0)

@@ -286,7 +286,10 @@ class SparseMERIT(BatchInterface):
         assemble = self._assemble(tasks, self.chunking, segment_s)
 
         def open_recording():
-            source = open_source(audio, sample_rate_hz or self.sample_rate_hz)
+            rate_hz = sample_rate_hz
+            if rate_hz is None:
+                rate_hz = self.sample_rate_hz
+            source = open_source(audio, rate_hz)
             sink = None
             if output_filename is not None and "se" in tasks:
                 sink = AudioSink(
@@ -355,7 +358,13 @@ class SparseMERIT(BatchInterface):
         """
         tasks = self.engine.tasks if tasks is None else list(tasks)
         self.engine.check_tasks(tasks)
-        rates = sample_rate_hz or self.sample_rate_hz, self.sample_rate_hz
+        if sample_rate_hz is None:
+            sample_rate_hz = self.sample_rate_hz
+        if not sample_rate_hz > 0:
+            raise InputError(
+                f"sample_rate_hz: expected Hz above 0, got {sample_rate_hz}"
+            )
+        rates = sample_rate_hz, self.sample_rate_hz
         there, back = BlockResampler(*rates), BlockResampler(*reversed(rates))
         windowing = self.windowing(chunking)
         behind = self._se_windowing(chunking) if "se" in tasks else None
