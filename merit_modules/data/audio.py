@@ -1,6 +1,5 @@
 """Read audio files as mono waveforms at one sample rate, or say why not."""
 
-import functools
 import hashlib
 import math
 import mmap
@@ -10,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-import torchaudio
 from speechbrain.utils.logger import get_logger
 
+from merit_modules.data.resampling import resampler
 from merit_modules.errors import InputError
 
 logger = get_logger(__name__)
@@ -298,30 +297,6 @@ def check_finite(name, samples, rate_hz, n_before=0, n_total=None):
             f"or infinite, the first one at {first / rate_hz:.3f} s "
             f"(sample {first})"
         )
-
-
-@functools.lru_cache(maxsize=16)
-def resampler(from_hz, to_hz):
-    """Return a resampler whose filter is computed once per pair of rates.
-
-    Arguments
-    ---------
-    from_hz : int
-        Sample rate of its input.
-    to_hz : int
-        Sample rate of its output.
-
-    Returns
-    -------
-    torchaudio.transforms.Resample
-        For waveforms (..., N).
-
-    Example
-    -------
-    >>> resampler(8000, 16000)(torch.zeros(40)).shape
-    torch.Size([80])
-    """
-    return torchaudio.transforms.Resample(from_hz, to_hz)
 
 
 def _say_once(message, path):

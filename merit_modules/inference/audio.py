@@ -12,9 +12,9 @@ import torch
 from merit_modules.data.audio import (
     check_finite,
     open_audio,
-    resampler,
     unreadable,
 )
+from merit_modules.data.resampling import resampler
 from merit_modules.errors import InputError
 
 BLOCK_S = 10.0

@@ -34,8 +34,8 @@ from common import (
     write_json,
 )
 
-from merit_modules.data.audio import resampler
 from merit_modules.data.mixing import mix_at_snr
+from merit_modules.data.resampling import resampler
 from merit_modules.hparams import load_hparams
 from merit_modules.training import recipe
 

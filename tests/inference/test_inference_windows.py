@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from merit_modules.data.audio import resampler
+from merit_modules.data.resampling import resampler
 from merit_modules.errors import InputError
 from merit_modules.inference.assembler import SEStage
 from merit_modules.inference.audio import BlockResampler
