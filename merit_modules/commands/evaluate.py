@@ -84,7 +84,8 @@ def evaluate_run(argv):
         [str(folder / COMPOSED), *argv[1:]]
     )
     stated = parse_overrides(overrides)
-    check_same_run(folder, described_run(folder), described_run(folder, stated))
+    before, now = described_run(folder), described_run(folder, stated)
+    check_same_run(folder, before, now, tested=True)
     hparams = load_run(folder, stated)
     if not list(Path(hparams["save_folder"]).glob("CKPT+*")):
         raise InputError(f"{hparams['save_folder']}: no checkpoint to evaluate")

@@ -127,7 +127,8 @@ def save_settings(hparams_file, overrides, folder):
     hparams_file = Path(hparams_file)
     text = with_absolute_includes(read_text(hparams_file), hparams_file.parent)
     stated = parse_overrides(overrides)
-    if list(Path(folder).glob("save/CKPT+*")):
+    begun = list(Path(folder).glob("save/CKPT+*"))
+    if begun and (Path(folder) / COMPOSED).is_file():
         check_same_run(folder, described_run(folder), settings_of(text, stated))
     options = format_overrides(stated)
     for name, content in ((COMPOSED, text), (OVERRIDES, options)):

@@ -27,6 +27,8 @@ HARMLESS = {
     *("test_conditions", "removal_conditions", "metrics", "dnsmos_model"),
     "n_examples",
 }
+#: How a test is cut into batches, which no score depends on.
+BATCHES = {"batch_length_s", "max_batch_size", "n_length_buckets"}
 #: More of them continue a run; fewer would be another run.
 GROWING = ("number_of_epochs", "stage_2_epochs")
 #: Parts whose arguments other keys state: only their class is compared.
@@ -91,7 +93,7 @@ def _plain(node):
     return _Built([name, value]) if name else value
 
 
-def differences(before, now):
+def differences(before, now, harmless=frozenset(HARMLESS)):
     """List the settings in which a run would not be the same.
 
     Arguments
@@ -100,6 +102,8 @@ def differences(before, now):
         From :func:`settings_of`: what it was begun with.
     now : dict
         What it is to go on with.
+    harmless : set of str
+        Keys that may differ.
 
     Returns
     -------
@@ -114,7 +118,7 @@ def differences(before, now):
     """
     found = {}
     for key in before:
-        if key not in now or key in HARMLESS:
+        if key not in now or key in harmless:
             continue
         pair = before[key], now[key]
         if key in BY_CLASS and all(map(_is_built, pair)):
@@ -128,7 +132,7 @@ def differences(before, now):
     return stated or found
 
 
-def check_same_run(folder, before, now):
+def check_same_run(folder, before, now, tested=False):
     """Refuse to go on with a run under other settings.
 
     Arguments
@@ -139,6 +143,8 @@ def check_same_run(folder, before, now):
         From :func:`settings_of`: what it was begun with.
     now : dict
         What it is to go on with.
+    tested : bool
+        Whether it is only tested: then batches may differ, too.
 
     Raises
     ------
@@ -153,7 +159,7 @@ def check_same_run(folder, before, now):
       top_k: 1 there, 2 now
     ...
     """
-    found = differences(before, now)
+    found = differences(before, now, HARMLESS | (BATCHES if tested else set()))
     if found:
         lines = [
             f"  {key}: {_shown(old)} there, {_shown(new)} now"

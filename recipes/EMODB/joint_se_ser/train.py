@@ -209,12 +209,12 @@ def train(hparams_file, run_opts, overrides):
     with explained(hparams_file), open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
     hparams = with_defaults(hparams, hparams_file)
+    save_settings(hparams_file, overrides, hparams["output_folder"])
     sb.create_experiment_directory(
         experiment_directory=hparams["output_folder"],
         hyperparams_to_save=hparams_file,
         overrides=overrides,
     )
-    save_settings(hparams_file, overrides, hparams["output_folder"])
     if not hparams["skip_prep"]:
         run_on_main(hparams["prepare"])
     data = dataio_prepare(hparams)
