@@ -174,7 +174,7 @@ def absolute_lengths(lengths, n_max):
     return counts.clamp_min(1)
 
 
-def count_frames(frames, lengths=None, n_frames=None):
+def count_valid(frames, lengths=None, n_frames=None):
     """Count an utterance's frames, from whichever of two lengths is given.
 
     Arguments
@@ -201,9 +201,9 @@ def count_frames(frames, lengths=None, n_frames=None):
 
     Example
     -------
-    >>> count_frames(torch.rand(2, 10, 4), torch.tensor([1.0, 0.6]))
+    >>> count_valid(torch.rand(2, 10, 4), torch.tensor([1.0, 0.6]))
     tensor([10,  6])
-    >>> count_frames(torch.rand(2, 10, 4), n_frames=torch.tensor([1.0, 0.6]))
+    >>> count_valid(torch.rand(2, 10, 4), n_frames=torch.tensor([1.0, 0.6]))
     Traceback (most recent call last):
     TypeError: expected numbers of frames or samples, integers, got ...
     """

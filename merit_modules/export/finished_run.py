@@ -11,8 +11,7 @@ from merit_modules.data.preparation import STAMP
 from merit_modules.errors import InputError
 from merit_modules.evaluation.run_folder import RESULTS, read_results
 from merit_modules.export.averaging import load_chosen
-from merit_modules.hparams import parse_overrides
-from merit_modules.training.experiment import COMPOSED, OVERRIDES, load_run
+from merit_modules.training.experiment import load_run, stated_by
 
 # What only training needs and what would write, or seed, or read the corpus.
 _NOT_BUILT = ("__set_seed", "tensorboard_logger", "train_logger")
@@ -138,13 +137,9 @@ def _load(folder, labels):
 
 def _described(folder):
     """Read a run's YAML without building anything."""
-    paths = [folder / name for name in (COMPOSED, OVERRIDES)]
-    for path in paths:
-        if not path.is_file():
-            raise InputError(f"{folder}: no run: it has no file {path.name}")
-    composed, overrides = (path.read_text(encoding="utf-8") for path in paths)
-    described = dict(ruamel.yaml.YAML().load(composed))
-    for key, value in parse_overrides(overrides).items():
+    text, overrides = stated_by(folder)
+    described = dict(ruamel.yaml.YAML().load(text))
+    for key, value in overrides.items():
         # A dict changes what there is; anything else takes its place.
         if not (isinstance(value, dict) and tag_of(described.get(key))):
             described[key] = value

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from merit_modules.heads.spectral import log1p_magnitude, with_noisy_phase
-from merit_modules.lengths import count_frames, valid_mask
+from merit_modules.lengths import count_valid, valid_mask
 
 
 class Enhancement(NamedTuple):
@@ -85,9 +85,9 @@ class SpectralMask(nn.Module):
         torch.Tensor
             Mask (B, S, F) in [0, 1]; zero in padding.
         """
-        n_frames = count_frames(features, lengths)
+        n_frames = count_valid(features, lengths)
         return self._mask(
-            log1p, features, n_frames, count_frames(log1p, lengths)
+            log1p, features, n_frames, count_valid(log1p, lengths)
         )
 
     def _mask(self, log1p, features, n_frames, n_stft):
@@ -163,8 +163,8 @@ class SEHead(SpectralMask):
         Enhancement
             Enhanced feature, mask and noisy spectrum.
         """
-        n_frames = count_frames(features, lengths, n_frames)
-        n_samples = count_frames(noisy_wavs, lengths, n_samples)
+        n_frames = count_valid(features, lengths, n_frames)
+        n_samples = count_valid(noisy_wavs, lengths, n_samples)
         noisy_stft = self.spectrum(noisy_wavs, n_samples)
         n_stft = self.spectrum.n_frames(n_samples)
         noisy_log1p = log1p_magnitude(noisy_stft)
@@ -276,7 +276,7 @@ class PaddedBLSTM(nn.LSTM):
             Both directions side by side (B, S, 2 H); only valid frames have a
             meaning.
         """
-        n_frames = count_frames(frames, lengths, n_frames)
+        n_frames = count_valid(frames, lengths, n_frames)
         if frames.is_cuda and _is_half(frames):
             return self._in_filled_pieces(frames, n_frames)
         if frames.is_cuda:

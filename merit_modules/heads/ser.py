@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from merit_modules.lengths import count_frames, valid_mask
+from merit_modules.lengths import count_valid, valid_mask
 
 MIN_VARIANCE = 1e-5  # released code
 
@@ -98,7 +98,7 @@ class AttentiveStatsPooling(nn.Module):
         torch.Tensor
             Mean and standard deviation side by side (B, 2 R).
         """
-        n_frames = count_frames(frames, lengths, n_frames)
+        n_frames = count_valid(frames, lengths, n_frames)
         return self.finish(self.sums(frames, n_frames))
 
     def sums(self, frames, n_frames):
@@ -184,7 +184,7 @@ class MeanPooling(nn.Module):
         torch.Tensor
             Mean (B, R).
         """
-        n_frames = count_frames(frames, lengths, n_frames)
+        n_frames = count_valid(frames, lengths, n_frames)
         return self.finish(self.sums(frames, n_frames))
 
     def sums(self, frames, n_frames):
@@ -258,5 +258,5 @@ class SERHead(nn.Module):
         torch.Tensor
             Class logits (B, C).
         """
-        n_frames = count_frames(frames, lengths, n_frames)
+        n_frames = count_valid(frames, lengths, n_frames)
         return self.classifier(self.pooling(frames, n_frames=n_frames))

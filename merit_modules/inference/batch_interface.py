@@ -300,7 +300,6 @@ def _check_batch(wavs, wav_lens):
             f"wavs: expected floats of full scale 1, got {wavs.dtype}; "
             "analyze() takes integers"
         )
-    check_scale(wavs.detach(), "wavs")
     if wav_lens is None:
         wav_lens = torch.ones(len(wavs))
     wav_lens = torch.as_tensor(wav_lens)
@@ -312,6 +311,7 @@ def _check_batch(wavs, wav_lens):
     n_samples = absolute_lengths(wav_lens.to(wavs.device), wavs.shape[1])
     samples = valid_mask(n_samples, wavs.shape[1])
     wavs = torch.where(samples, wavs.float(), 0.0)
+    check_scale(wavs.detach(), "wavs")
     bad = ~torch.isfinite(wavs).all(dim=1)
     if bad.any():
         raise InputError(

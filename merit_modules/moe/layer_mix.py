@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from merit_modules.lengths import PackedBatch, count_frames
+from merit_modules.lengths import PackedBatch, count_valid
 
 
 class LayerNorms(nn.Module):
@@ -71,7 +71,7 @@ class LayerNorms(nn.Module):
             Features (B, T, output_size); zero in padding.
         """
         first = layer_reps[0]
-        n_frames = count_frames(first, lengths, n_frames)
+        n_frames = count_valid(first, lengths, n_frames)
         batch = PackedBatch.packed(n_frames, first.shape[1])
         return batch.pad(self.rows(layer_reps, batch.index(first.device)))
 

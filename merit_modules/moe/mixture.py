@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from merit_modules.lengths import PackedBatch, count_frames, valid_mask
+from merit_modules.lengths import PackedBatch, count_valid, valid_mask
 
 #: Frames that an expert takes at once in inference. Matrix products are no
 #: faster with more, and their copy takes memory.
@@ -239,7 +239,7 @@ class TaskFeatures(nn.Module):
             Features (B, T, R), zero in padding; with several tasks, task name
             to its features.
         """
-        n_frames = count_frames(layer_reps[0], lengths, n_frames)
+        n_frames = count_valid(layer_reps[0], lengths, n_frames)
         features, self.routing, _ = self.route(layer_reps, n_frames)
         if len(features) > 1:
             return features

@@ -141,7 +141,8 @@ class JointBrain(sb.Brain):
         wavs, _ = batch.noisy_wav
         if self.augment is not None and stage == sb.Stage.TRAIN:
             clean = batch.clean_wav.data
-            wavs, clean, wav_lens = self.augment(wavs, clean, wav_lens)
+            lens = wav_lens.to(self.device)  # where its parts compute
+            wavs, clean, wav_lens = self.augment(wavs, clean, lens)
             batch.noisy_wav = PaddedData(wavs, wav_lens)
             batch.clean_wav = PaddedData(clean, wav_lens)
         return self.modules.system(wavs, wav_lens)
@@ -158,8 +159,6 @@ class JointBrain(sb.Brain):
             if should_step:
                 self.optimizers_step()
             loss = skipped.loss
-        else:
-            self._track(*self._to_track)
         if should_step:
             self.schedule.end_step(self.optimizer_step)
         return loss
@@ -293,7 +292,7 @@ class JointBrain(sb.Brain):
             random.seed(seed)  # SpeechBrain's Augmenter draws from it, too
 
     def check_loss_isfinite(self, loss):
-        """Stop at a loss that is not a number.
+        """Stop at a loss that is not a number; else note the batch.
 
         With ``--nonfinite_patience N``, the first N batches of an epoch whose
         loss is none are left out.
@@ -309,6 +308,9 @@ class JointBrain(sb.Brain):
             bad = bad.int()
             torch.distributed.all_reduce(bad, torch.distributed.ReduceOp.MAX)
         if not bad:
+            # Before the step. No longer than needed: it holds activations.
+            to_track, self._to_track = self._to_track, None
+            self._track(*to_track)
             return
         self.nonfinite_count += 1
         if self.nonfinite_count <= self.nonfinite_patience:

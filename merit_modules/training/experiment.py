@@ -22,7 +22,7 @@ from merit_modules.hparams import (
     read_text,
     with_absolute_includes,
 )
-from merit_modules.training.defaults import DEFAULTS
+from merit_modules.training.defaults import with_defaults
 from merit_modules.training.seal import check_same_run, settings_of
 
 COMPOSED = "composed.yaml"  # a run's YAML in one piece
@@ -51,12 +51,9 @@ def load_run(folder, overrides=None):
         If it is no folder of a run.
     """
     folder = Path(folder)
-    for name in (COMPOSED, OVERRIDES):
-        if not (folder / name).is_file():
-            raise InputError(f"{folder}: no run: it has no file {name}")
-    text = (folder / OVERRIDES).read_text(encoding="utf-8")
+    _, stated = stated_by(folder)
     overrides = {
-        **parse_overrides(text),
+        **stated,
         **(overrides or {}),
         # The manifests are there; what made them may not be.
         "prepare": None,
@@ -65,14 +62,13 @@ def load_run(folder, overrides=None):
     hparams = load_hparams(folder / COMPOSED, overrides)
     # Runs of version 0.1 and 0.2 knew their manifests by the folder alone.
     manifests = hparams["manifest_folder"]
-    return {
+    older = {
         "train_annotation": f"{manifests}/train.json",
         "valid_annotation": f"{manifests}/valid.json",
         "test_annotation": f"{manifests}/{{test_set}}.json",
         "noise_annotation": f"{manifests}/noise_{{noise_set}}.json",
-        **DEFAULTS,
-        **hparams,
     }
+    return with_defaults({**older, **hparams}, folder / COMPOSED)
 
 
 def described_run(folder, overrides=None):
@@ -95,13 +91,43 @@ def described_run(folder, overrides=None):
     InputError
         If it is no folder of a run.
     """
+    text, stated = stated_by(folder)
+    return settings_of(text, {**stated, **(overrides or {})})
+
+
+def stated_by(folder):
+    """Read the two files that say what a run is made of.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The run's output folder.
+
+    Returns
+    -------
+    text : str
+        Its YAML file.
+    overrides : dict
+        What its command line changed.
+
+    Raises
+    ------
+    InputError
+        If it is no folder of a run.
+
+    Example
+    -------
+    >>> stated_by(getfixture("tmp_path"))
+    Traceback (most recent call last):
+    merit_modules.errors.InputError: ...: no run: it has no file composed.yaml
+    """
     texts = []
     for name in (COMPOSED, OVERRIDES):
-        if not (Path(folder) / name).is_file():
+        path = Path(folder) / name
+        if not path.is_file():
             raise InputError(f"{folder}: no run: it has no file {name}")
-        texts.append((Path(folder) / name).read_text(encoding="utf-8"))
-    changes = {**parse_overrides(texts[1]), **(overrides or {})}
-    return settings_of(texts[0], changes)
+        texts.append(path.read_text(encoding="utf-8"))
+    return texts[0], parse_overrides(texts[1])
 
 
 def save_settings(hparams_file, overrides, folder):

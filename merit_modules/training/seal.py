@@ -1,8 +1,5 @@
 """A run goes on with the settings that it was begun with, or not at all."""
 
-import io
-from pathlib import Path
-
 import ruamel.yaml
 from hyperpyyaml import resolve_references
 from hyperpyyaml.core import recursive_update
@@ -35,17 +32,15 @@ GROWING = ("number_of_epochs", "stage_2_epochs")
 BY_CLASS = {"epoch_counter", "lr_annealing", "emotions", "ser_outputs"}
 
 
-def settings_of(text, overrides, folder="."):
+def settings_of(text, overrides):
     """Read the settings of a HyperPyYAML text without building anything.
 
     Arguments
     ---------
     text : str
-        HyperPyYAML.
+        HyperPyYAML, whose includes have absolute paths.
     overrides : dict
         Keys to replace.
-    folder : str or Path
-        Where its includes lie.
 
     Returns
     -------
@@ -63,9 +58,7 @@ def settings_of(text, overrides, folder="."):
     text = text.replace("!PLACEHOLDER", "null")
     stated = yaml.load(text)
     recursive_update(stated, overrides)
-    stream = io.StringIO(text)
-    stream.name = str(Path(folder) / "hparams.yaml")
-    resolved = _plain(yaml.load(resolve_references(stream, overrides)))
+    resolved = _plain(yaml.load(resolve_references(text, overrides)))
     return {
         key: _plain(node) if isinstance(node, (dict, list)) else resolved[key]
         for key, node in stated.items()

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import ruamel.yaml
 
+from tests.benchmarks.whole_system import ENCODERS
+
 
 def _yaml():
     yaml = ruamel.yaml.YAML()
@@ -22,20 +24,5 @@ def changed(source, changes):
     return stream.getvalue()
 
 
-#: WavLM-Large with random weights: time, memory and shapes without the hub.
-WAVLM_LARGE = """
-ssl_encoder: !new:merit_modules.ssl.RandomSSLEncoder
-    model_type: wavlm
-    train_front_end: False
-    padding_rule: !ref <padding_rule>
-    fast: !ref <fast_path>
-    checkpoint_layers: !ref <ssl_checkpointing>
-    attention_span_s: !ref <max_duration_s>
-    config:
-        hidden_size: 1024
-        num_hidden_layers: 24
-        num_attention_heads: 16
-        intermediate_size: 4096
-        feat_extract_norm: layer
-        do_stable_layer_norm: True
-"""
+#: WavLM-Large with random weights: shapes without the hub.
+WAVLM_LARGE = ENCODERS["wavlm_large_random"]
