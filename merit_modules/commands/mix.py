@@ -53,7 +53,6 @@ def add_parser(subparsers):
 def _run(args):
     import speechbrain as sb
 
-    from merit_modules.data.manifest import read_manifest
     from merit_modules.data.offline import mix
     from merit_modules.data.offline.write import write_mixtures
     from merit_modules.hparams import parse_overrides
@@ -65,8 +64,7 @@ def _run(args):
     settings = mix.load_data_settings(path, overrides)
     settings["prepare"]()
     mixers = mix.mixtures_of(settings, args.split, args.epoch)
-    manifest = Path(settings["manifest_folder"]) / f"{args.split}.json"
-    speech = read_manifest(manifest, settings["speech_root"])
+    speech = mix.speech_of(settings, args.split)
     for folder, mixer in mixers.items():
         try:
             write_mixtures(

@@ -103,6 +103,41 @@ def read_manifest(path, data_root, kind=None):
     }
 
 
+def files_of(path, place, names):
+    """Say which manifest each set of a kind has.
+
+    Arguments
+    ---------
+    path : str or Path
+        Path of the manifests, with a place for the set's name.
+    place : str
+        What the place is called.
+    names : list of str
+        Names of the sets.
+
+    Returns
+    -------
+    dict
+        Name to path.
+
+    Raises
+    ------
+    InputError
+        If the names are no list.
+
+    Example
+    -------
+    >>> files_of("noise_{set}.json", "set", ["train"])
+    {'train': 'noise_train.json'}
+    """
+    if isinstance(names, str):
+        raise InputError(
+            f"{place}s: expected a list, such as [{names}], got {names!r}"
+        )
+    # Not str.format: other braces may be part of a file's name.
+    return {name: str(path).replace(f"{{{place}}}", name) for name in names}
+
+
 def _rows(text):
     """Read SpeechBrain's CSV manifests, with or without spaces."""
     rows = csv.DictReader(io.StringIO(text), skipinitialspace=True)

@@ -11,7 +11,6 @@ from speechbrain.utils.logger import get_logger
 from merit_modules.data.audio import raise_if_broken
 from merit_modules.data.mixing import write_recipes
 from merit_modules.data.pipelines import scan
-from merit_modules.errors import InputError
 from merit_modules.files import write_atomically
 
 logger = get_logger(__name__)
@@ -41,41 +40,6 @@ class Data(NamedTuple):
     conditions: list
     train_mixer: object
     target: object
-
-
-def files_of(path, place, names):
-    """Say which manifest each set of a kind has.
-
-    Arguments
-    ---------
-    path : str or Path
-        Path of the manifests, with a place for the set's name.
-    place : str
-        What the place is called.
-    names : list of str
-        Names of the sets.
-
-    Returns
-    -------
-    dict
-        Name to path.
-
-    Raises
-    ------
-    InputError
-        If the names are no list.
-
-    Example
-    -------
-    >>> files_of("noise_{set}.json", "set", ["train"])
-    {'train': 'noise_train.json'}
-    """
-    if isinstance(names, str):
-        raise InputError(
-            f"{place}s: expected a list, such as [{names}], got {names!r}"
-        )
-    # Not str.format: other braces may be part of a file's name.
-    return {name: str(path).replace(f"{{{place}}}", name) for name in names}
 
 
 def check_audio(

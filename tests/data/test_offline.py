@@ -15,7 +15,12 @@ from merit_modules.data.labels import emotion_labels
 from merit_modules.data.manifest import read_manifest
 from merit_modules.data.mixing import NoiseMixer
 from merit_modules.commands.__main__ import main as merit
-from merit_modules.data.offline.mix import KEYS, load_data_settings
+from merit_modules.data.manifest import write_manifest
+from merit_modules.data.offline.mix import (
+    KEYS,
+    load_data_settings,
+    speech_of,
+)
 from merit_modules.data.offline.read import PairedFolders
 from merit_modules.data.offline.write import write_mixtures
 from merit_modules.data.pipelines import make_dataset, scan
@@ -383,7 +388,7 @@ def test_the_command(tiny_experiment, tmp_path, capsys):
         tiny_experiment, {"output_folder": str(tmp_path / "run")}
     )
     folder = tmp_path / "run" / "save" / "manifests"
-    assert settings["manifest_folder"] == str(folder)
+    assert settings["train_annotation"] == f"{folder}/train.json"
     for split, noise_set, snr_db, seed in (
         ("train", "train", 3, 5),
         ("valid", "valid", settings["valid_snr_db"], settings["mixture_seed"]),
@@ -444,3 +449,17 @@ def test_no_model_is_built_to_mix(tmp_path):
     path.write_text(path.read_text().replace("shutil.copy", "gone_prepare.f"))
     with pytest.raises(InputError, match="gone_prepare"):
         load_data_settings(path, {"folder": "x"})
+
+
+def test_manifests_of_one_s_own_are_mixed(tmp_path):
+    entry = {"wav": "{data_root}/a.wav", "duration": 1.0, "emo": "sad"}
+    for name in ("mine", "test1"):
+        write_manifest(tmp_path / f"{name}.json", {name: entry})
+    settings = {
+        "train_annotation": str(tmp_path / "mine.json"),
+        "test_annotation": str(tmp_path / "{test_set}.json"),
+        "test_sets": ["test1"],
+        "speech_root": "/there",
+    }
+    assert list(speech_of(settings, "train")) == ["mine"]
+    assert list(speech_of(settings, "test1")) == ["test1"]

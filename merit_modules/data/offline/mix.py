@@ -1,19 +1,21 @@
 """Which mixtures of an experiment are written to disk: see ``merit mix``."""
 
 import io
-from pathlib import Path
 
 import ruamel.yaml
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 
-from merit_modules.data.manifest import read_manifest
+from merit_modules.data.manifest import files_of, read_manifest
 from merit_modules.data.mixing import NoiseMixer
 from merit_modules.errors import InputError
 from merit_modules.hparams import keys_of, read_text
 
 KEYS = (
     "prepare",
-    "manifest_folder",
+    "train_annotation",
+    "valid_annotation",
+    "test_annotation",
+    "noise_annotation",
     "speech_root",
     "noise_root",
     "sample_rate_hz",
@@ -124,7 +126,9 @@ def mixtures_of(settings, split, epoch=0):
         )
 
     def mixer(noise_set, snr_db, seed):
-        noise = _manifest(settings, f"noise_{noise_set}", "noise_root")
+        annotation = settings["noise_annotation"]
+        path = files_of(annotation, "noise_set", [noise_set])[noise_set]
+        noise = read_manifest(path, settings["noise_root"], "noise")
         return NoiseMixer(noise, snr_db, seed, settings["sample_rate_hz"])
 
     if split == "train":
@@ -143,6 +147,22 @@ def mixtures_of(settings, split, epoch=0):
     }
 
 
-def _manifest(settings, name, root):
-    path = Path(settings["manifest_folder"]) / f"{name}.json"
-    return read_manifest(path, settings[root])
+def speech_of(settings, split):
+    """Read the speech manifest of a split, as the recipes read it.
+
+    Arguments
+    ---------
+    settings : dict
+        From :func:`load_data_settings`; the corpus is prepared.
+    split : str
+        ``train``, ``valid`` or one of the test sets.
+
+    Returns
+    -------
+    dict
+        The manifest.
+    """
+    key = "test" if split in settings["test_sets"] else split
+    annotation = settings[f"{key}_annotation"]
+    path = files_of(annotation, "test_set", [split])[split]
+    return read_manifest(path, settings["speech_root"])

@@ -20,7 +20,7 @@ from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.utils.distributed import run_on_main
 
-from merit_modules.data.manifest import read_manifest
+from merit_modules.data.manifest import files_of, read_manifest
 from merit_modules.data.mixing import NoiseMixer
 from merit_modules.data.offline.read import PairedFolders
 from merit_modules.data.pipelines import make_dataset
@@ -28,7 +28,7 @@ from merit_modules.evaluation.conditions import noise_grid
 from merit_modules.evaluation.evaluation import evaluate_conditions
 from merit_modules.hparams import explained
 from merit_modules.training.brain import JointBrain
-from merit_modules.training.datasets import Data, check_audio, files_of
+from merit_modules.training.datasets import Data, check_audio
 from merit_modules.training.defaults import with_defaults
 from merit_modules.training.experiment import as_command, save_settings
 from merit_modules.training.start import first_experiment, set_weights
