@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,27 @@ AUDIO_SUFFIXES = frozenset(
     ".wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .w64 "
     ".rf64 .sph .nist".split()
 )
+#: What ffmpeg reads, where it is installed.
+FFMPEG_SUFFIXES = frozenset(
+    ".m4a .m4b .mp4 .mov .webm .mka .mkv .aac .wma .amr .3gp".split()
+)
+
+
+def audio_suffixes():
+    """List the endings of the files that can be read here.
+
+    Returns
+    -------
+    frozenset of str
+        Those that libsndfile reads and, if it is installed, ffmpeg.
+
+    Example
+    -------
+    >>> ".wav" in audio_suffixes()
+    True
+    """
+    found = FFMPEG_SUFFIXES if shutil.which("ffmpeg") else frozenset()
+    return AUDIO_SUFFIXES | found
 
 
 def write_atomically(path, text):
@@ -94,6 +116,7 @@ def walk_audio(folder):
     """
     folder = Path(folder)
     files, passed_over, seen = [], Counter(), set()
+    suffixes = audio_suffixes()
 
     def note(error):
         passed_over[f"folder that cannot be read ({error.filename})"] += 1
@@ -110,7 +133,7 @@ def walk_audio(folder):
             path = Path(parent, name)
             if name[0] == ".":
                 continue
-            if path.suffix.lower() not in AUDIO_SUFFIXES:
+            if path.suffix.lower() not in suffixes:
                 passed_over[path.suffix.lower() or "without an ending"] += 1
             elif not path.exists():
                 passed_over["link to nothing"] += 1
@@ -155,7 +178,7 @@ def find_audio(folder, what, tell=None):
     if not found.files:
         raise InputError(
             f"{folder}: no audio file in this folder ({what}); looked for "
-            f"{', '.join(sorted(AUDIO_SUFFIXES))}"
+            f"{', '.join(sorted(audio_suffixes()))}"
             + (f"; passed over {found.told}" if found.passed_over else "")
         )
     if tell is not None and found.passed_over:

@@ -61,6 +61,12 @@ def shared_data():
 
 
 @pytest.fixture(scope="session")
+def shared():
+    """Folder with other people's inputs: files that others stumbled over."""
+    return SHARED if (SHARED / "field").is_dir() else _missing(SHARED)
+
+
+@pytest.fixture(scope="session")
 def miniemo(tmp_path_factory):
     """Folder with the smallest MiniEmo: one sentence a voice and emotion."""
     folder = tmp_path_factory.mktemp("MiniEmo")

@@ -1,35 +1,27 @@
 """Read audio files as mono waveforms at one sample rate, or say why not."""
 
-import hashlib
 import math
-import mmap
 import re
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
-from speechbrain.utils.logger import get_logger
 
+from merit_modules.data.containers import open_container
+from merit_modules.data.doubts import Doubts, say_once, warn_once
 from merit_modules.data.resampling import resampler
 from merit_modules.errors import InputError
-
-logger = get_logger(__name__)
 
 # One frame of a wav2vec2-style front end: 25 ms at 16 kHz.
 MIN_SAMPLES = 400
 
 # libsndfile reads on where a header promises more than the file holds, and
-# says so only in its log. Piped WAV files promise about 2 or 4 GiB: they do
-# not know their length, which is no damage.
+# says so only in its log. Of WAV and AIFF, data.containers reads the header.
 _SHORTER_THAN_PROMISED = re.compile(
-    r"^\s*(?:data|SSND|Data Size|riff)\s*: (\d+) \(should be (\d+)\)", re.M
+    r"^\s*(?:data|Data Size|riff)\s*: (\d+) \(should be (\d+)\)", re.M
 )
 _LENGTH_UNKNOWN = 2**31 - 2**16
-
-# A page that forked loader workers share with their parent, so that what one
-# process has said is not said again by the others, epoch after epoch.
-_SAID = mmap.mmap(-1, mmap.PAGESIZE)
 
 
 def probe_audio(path):
@@ -74,6 +66,7 @@ def read_audio(
     sample_rate_hz=16000,
     max_duration_s=None,
     min_samples=MIN_SAMPLES,
+    is_speech=True,
 ):
     """Read an audio file as one channel at the wanted sample rate.
 
@@ -89,6 +82,8 @@ def read_audio(
         Longer audio is cut here, and no more than needed is read.
     min_samples : int
         Fewest samples that the result may have.
+    is_speech : bool
+        Whether to doubt what no speech would be, such as silence.
 
     Returns
     -------
@@ -108,14 +103,17 @@ def read_audio(
     >>> read_audio(path).shape, read_audio(path, max_duration_s=0.1).shape
     (torch.Size([8000]), torch.Size([1600]))
     """
-    samples, file_rate_hz = _read_samples(path, max_duration_s)
+    samples, file_rate_hz, found = _read_samples(path, max_duration_s)
     check_finite(path, samples, file_rate_hz)
+    doubts = Doubts()
+    doubts.hear(samples)
+    warn_once({**found, **doubts.found(is_speech)}, path)
     if samples.shape[1] > 1:
-        _say_once(f"averaging {samples.shape[1]} channels to one", path)
+        say_once(f"averaging {samples.shape[1]} channels to one", path)
     wav = torch.from_numpy(samples.mean(axis=1))
     rate_hz = sample_rate_hz or file_rate_hz
     if file_rate_hz != rate_hz:
-        _say_once(f"converting {file_rate_hz} Hz audio to {rate_hz} Hz", path)
+        say_once(f"converting {file_rate_hz} Hz audio to {rate_hz} Hz", path)
         wav = resampler(file_rate_hz, rate_hz)(wav)
     if max_duration_s is not None:
         wav = wav[: round(max_duration_s * rate_hz)]
@@ -171,7 +169,7 @@ def open_audio(path):
     Returns
     -------
     soundfile.SoundFile
-        At its first sample.
+        At its first sample; ``doubts`` says what its header has wrong.
 
     Raises
     ------
@@ -190,9 +188,10 @@ def open_audio(path):
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the audio file is empty (0 bytes)")
     try:
-        audio = soundfile.SoundFile(path)
-    except (soundfile.SoundFileError, TypeError) as error:
+        audio, doubt = open_container(path)
+    except (soundfile.SoundFileError, TypeError, OSError) as error:
         raise unreadable(path, error) from None
+    audio.doubts = {"length": doubt} if doubt else {}
     try:
         _check_length(path, audio)
     except InputError:
@@ -238,7 +237,7 @@ def unreadable(path, error):
 
 
 def _read_samples(path, max_duration_s):
-    """Return samples (N, channels) and rate; N a little above the maximum."""
+    """Return samples (N, channels), rate and doubts; N may be above max."""
     if max_duration_s is not None and max_duration_s <= 0:
         raise InputError(
             f"max_duration_s: expected seconds above 0, got {max_duration_s!r}"
@@ -259,7 +258,7 @@ def _read_samples(path, max_duration_s):
                 f"{path}: the audio file is truncated: its header promises "
                 f"{audio.frames} samples, reading stopped at {len(samples)}"
             )
-        return samples, audio.samplerate
+        return samples, audio.samplerate, audio.doubts
 
 
 def check_finite(name, samples, rate_hz, n_before=0, n_total=None):
@@ -297,12 +296,3 @@ def check_finite(name, samples, rate_hz, n_before=0, n_total=None):
             f"or infinite, the first one at {first / rate_hz:.3f} s "
             f"(sample {first})"
         )
-
-
-def _say_once(message, path):
-    """Log a conversion with the first file that needed it."""
-    digest = hashlib.blake2b(message.encode(), digest_size=8).digest()
-    slot = int.from_bytes(digest, "big") % len(_SAID)
-    if not _SAID[slot]:
-        _SAID[slot] = 1
-        logger.info(f"{message} (first seen in {path})")

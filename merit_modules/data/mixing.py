@@ -63,13 +63,15 @@ class MixRecipe(NamedTuple):
     mixture_gain: float
 
 
-def mean_power(wav):
+def mean_power(wav, about_mean=False):
     """Return the mean of the squared samples, summed in double precision.
 
     Arguments
     ---------
     wav : torch.Tensor
         Samples, any shape.
+    about_mean : bool
+        Whether a constant offset, which nobody hears, counts for nothing.
 
     Returns
     -------
@@ -81,7 +83,8 @@ def mean_power(wav):
     >>> mean_power(torch.tensor([1.0, -3.0]))
     5.0
     """
-    return wav.to(torch.float64).square().mean().item()
+    wav = wav.to(torch.float64)
+    return (wav - wav.mean() if about_mean else wav).square().mean().item()
 
 
 def align_noise(noise, n_samples, offset):
@@ -121,7 +124,7 @@ def align_noise(noise, n_samples, offset):
     return noise[(torch.arange(n_samples) - offset) % len(noise)]
 
 
-def mix_at_snr(speech, noise, snr_db):
+def mix_at_snr(speech, noise, snr_db, about_mean=False):
     """Add noise to speech at a ratio of mean powers.
 
     Arguments
@@ -132,6 +135,8 @@ def mix_at_snr(speech, noise, snr_db):
         Noise samples, shape (N,).
     snr_db : float
         Wanted signal-to-noise ratio in dB.
+    about_mean : bool
+        See :func:`mean_power`.
 
     Returns
     -------
@@ -156,7 +161,10 @@ def mix_at_snr(speech, noise, snr_db):
             "noise: expected the shape of the speech "
             f"{tuple(speech.shape)}, got {tuple(noise.shape)}"
         )
-    powers = {"speech": mean_power(speech), "noise": mean_power(noise)}
+    powers = {
+        "speech": mean_power(speech, about_mean),
+        "noise": mean_power(noise, about_mean),
+    }
     for name, power in powers.items():
         if not power > 0:
             raise ValueError(f"{name}: silent, no SNR can be reached")
@@ -190,6 +198,9 @@ class NoiseMixer:
         Rate of the speech; noise is converted to it.
     cache_bytes : int
         Decoded noise that each process keeps at most.
+    about_mean : bool
+        Whether SNR and silence are judged without any constant offset. The
+        released code takes the offset for power.
 
     Raises
     ------
@@ -218,7 +229,9 @@ class NoiseMixer:
         seed,
         sample_rate_hz=16000,
         cache_bytes=256 * 2**20,
+        about_mean=True,
     ):
+        self.about_mean = about_mean
         self.snr_range_db = _snr_range(snr_db)
         if self.snr_range_db is not None and not noise:
             raise InputError(
@@ -283,7 +296,7 @@ class NoiseMixer:
             If the speech is silent (below -100 dBFS), or if every noise
             drawn is.
         """
-        if mean_power(clean) < SILENCE_POWER:
+        if mean_power(clean, self.about_mean) < SILENCE_POWER:
             raise InputError(
                 f"utterance {utt_id!r}: the speech is silent (mean power "
                 "below -100 dBFS)"
@@ -297,7 +310,9 @@ class NoiseMixer:
             noise_id, offset, aligned = self._draw_noise(
                 generator, utt_id, len(clean)
             )
-            noisy, noise_gain = mix_at_snr(clean, aligned, snr_db)
+            noisy, noise_gain = mix_at_snr(
+                clean, aligned, snr_db, self.about_mean
+            )
         noisy, clean, gain = _below_full_scale(noisy, clean)
         recipe = MixRecipe(utt_id, noise_id, offset, snr_db, noise_gain, gain)
         return noisy, clean, recipe
@@ -311,7 +326,7 @@ class NoiseMixer:
             wav = self._cache.get(path, self.sample_rate_hz)
             offset = uniform_below(generator, len(wav))
             aligned = align_noise(wav, n_samples, offset)
-            if mean_power(aligned) >= SILENCE_POWER:
+            if mean_power(aligned, self.about_mean) >= SILENCE_POWER:
                 return noise_id, offset, aligned
             tried.add(path)
             if path not in self._silent:
@@ -355,7 +370,7 @@ class _WavCache:
         if path in self._wavs:
             self._wavs.move_to_end(path)
             return self._wavs[path]
-        wav = read_audio(path, sample_rate_hz, min_samples=1)
+        wav = read_audio(path, sample_rate_hz, min_samples=1, is_speech=False)
         if wav.nbytes > self.max_bytes:
             return wav
         self._wavs[path] = wav

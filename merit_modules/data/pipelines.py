@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from merit_modules.data.audio import read_audio
+from merit_modules.data.doubts import collected
 from merit_modules.errors import InputError
 
 
@@ -241,7 +242,7 @@ def make_dataset(
     >>> from merit_modules.data.labels import emotion_labels
     >>> from merit_modules.data.mixing import NoiseMixer
     >>> path = str(getfixture("tmp_path") / "u1.wav")
-    >>> soundfile.write(path, 0.1 * numpy.ones(16000), 16000)
+    >>> soundfile.write(path, 0.1 * numpy.sin(numpy.arange(16000)), 16000)
     >>> dataset = make_dataset(
     ...     {"u1": {"wav": path, "duration": 1.0, "emo": "sad"}},
     ...     NoiseMixer(None, snr_db=None, seed=1),
@@ -285,12 +286,16 @@ class Scan(NamedTuple):
         :func:`merit_modules.data.audio.raise_if_broken`.
     clean_stats : RunningWavStats or None
         Likewise of ``clean_wav``.
+    doubts : dict
+        Kind of doubt to how many recordings raise it (``count``), and the
+        first one with what is said of it (``first``).
     """
 
     stats: RunningWavStats | None
     recipes: list
     problems: dict
     clean_stats: RunningWavStats | None
+    doubts: dict
 
 
 class _Scanned(Dataset):
@@ -305,13 +310,14 @@ class _Scanned(Dataset):
     def __getitem__(self, index):
         utt_id = self.dataset.data_ids[index]
         stats = RunningWavStats(), RunningWavStats()
-        try:
-            example = self.dataset[index]
-            stats[0].update(example["noisy_wav"])
-            stats[1].update(example["clean_wav"])
-        except InputError as error:
-            return utt_id, stats, None, str(error)
-        return utt_id, stats, example["recipe"], None
+        with collected() as doubts:
+            try:
+                example = self.dataset[index]
+                stats[0].update(example["noisy_wav"])
+                stats[1].update(example["clean_wav"])
+            except InputError as error:
+                return utt_id, stats, None, str(error), doubts
+        return utt_id, stats, example["recipe"], None, doubts
 
 
 def scan(dataset, num_workers=0, desc="reading audio"):
@@ -345,7 +351,7 @@ def scan(dataset, num_workers=0, desc="reading audio"):
     {'u1': 'gone.wav: there is no such audio file'}
     """
     noisy, clean = RunningWavStats(), RunningWavStats()
-    recipes, problems = [], {}
+    recipes, problems, doubts = [], {}, {}
     loader = DataLoader(
         _Scanned(dataset),
         batch_size=None,
@@ -353,15 +359,18 @@ def scan(dataset, num_workers=0, desc="reading audio"):
         # Without one, a loader draws from the global random state.
         generator=torch.Generator(),
     )
-    for utt_id, stats, recipe, problem in tqdm(
+    for utt_id, stats, recipe, problem, heard in tqdm(
         loader, desc=desc, disable=not if_main_process(), dynamic_ncols=True
     ):
         noisy.merge(stats[0])
         clean.merge(stats[1])
+        for kind, path, text in heard:
+            told = {"count": 0, "first": f"{path}: {text}"}
+            doubts.setdefault(kind, told)["count"] += 1
         if problem is None:
             recipes.append(recipe)
         else:
             problems[utt_id] = problem
     if not noisy.count:
-        return Scan(None, recipes, problems, None)
-    return Scan(noisy, recipes, problems, clean)
+        return Scan(None, recipes, problems, None, doubts)
+    return Scan(noisy, recipes, problems, clean, doubts)

@@ -22,6 +22,7 @@ from merit_modules.evaluation.metrics.scoring import SIDES, EnhancementScorer
 from merit_modules.evaluation.metrics.table import results_table
 from merit_modules.evaluation.run_folder import (
     RESULTS,
+    SCAN,
     SCORES,
     read_results,
     read_table,
@@ -426,6 +427,7 @@ def evaluate_conditions(
         metrics,
         dnsmos_model=dnsmos_model,
     ) as scorer:
+        about = {**about, **_doubts_of(brain)}
         evaluation = Evaluation(
             brain, scorer, output_folder, about, loader_kwargs, settings
         )
@@ -436,6 +438,16 @@ def evaluate_conditions(
     print(results_table(results))
     print(f"\nAll results: {output_folder}/results.json")
     return results
+
+
+def _doubts_of(brain):
+    """Take over what looked wrong when all audio was read, by split."""
+    path = Path(brain.checkpointer.checkpoints_dir) / SCAN
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["warnings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {"warnings": found} if found else {}
 
 
 def _metrics_of(entry):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from merit_modules.errors import InputError
 
 RESULTS = "results.json"
+SCAN = "audio_scan.json"  # what was found when all audio was read
 SCORES = "scores.csv"  # a row per test condition and utterance
 
 #: What every row says of its utterance and of the mixture, whatever the system.

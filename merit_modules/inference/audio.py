@@ -14,6 +14,7 @@ from merit_modules.data.audio import (
     open_audio,
     unreadable,
 )
+from merit_modules.data.doubts import Doubts
 from merit_modules.data.resampling import resampler
 from merit_modules.errors import InputError
 
@@ -48,6 +49,13 @@ class FileSource:
             self.sample_rate_hz = audio.samplerate
             self.n_channels = audio.channels
             self.n_samples = audio.frames
+            self._told = audio.doubts
+        self._heard = Doubts()
+
+    @property
+    def doubts(self):
+        """Kind of doubt to a sentence, once it has been read (dict)."""
+        return {**self._told, **self._heard.found()}
 
     def blocks(self):
         """Read it.
@@ -62,7 +70,8 @@ class FileSource:
         InputError
             If a block cannot be read, or holds NaN or infinite samples.
         """
-        size, done = round(BLOCK_S * self.sample_rate_hz), 0
+        size, done = max(1, round(BLOCK_S * self.sample_rate_hz)), 0
+        self._heard = Doubts()
         with open_audio(self.name) as audio:
             while done < self.n_samples:
                 try:
@@ -75,6 +84,7 @@ class FileSource:
                         f"promises {self.n_samples} samples, reading stopped "
                         f"at {done}"
                     )
+                self._heard.hear(samples)
                 yield _to_mono(self, samples, done)
                 done += len(samples)
 
@@ -129,12 +139,20 @@ class ArraySource:
         self.name = name
         self.sample_rate_hz = int(sample_rate_hz)
         self.n_channels, self.n_samples = samples.shape
+        self._heard = Doubts()
+
+    @property
+    def doubts(self):
+        """Kind of doubt to a sentence, once it has been read (dict)."""
+        return self._heard.found()
 
     def blocks(self):
         """Give it block by block; see :class:`FileSource`."""
-        size = round(BLOCK_S * self.sample_rate_hz)
+        size = max(1, round(BLOCK_S * self.sample_rate_hz))
+        self._heard = Doubts()
         for start in range(0, self.n_samples, size):
             block = self._samples[:, start : start + size].T
+            self._heard.hear(block)
             yield _to_mono(self, block, start)
 
 

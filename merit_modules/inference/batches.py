@@ -102,8 +102,8 @@ def _run(batch, engine, tasks, failed, progress):
         window = event.window[0]
         try:
             event.recording.take(window, result)
-        except InputError as error:
-            yield _give_up(event, error, failed)
+        except Exception as error:
+            yield _give_up(event, _told(error), failed)
         if progress is not None:
             progress(event.recording, window)
 
@@ -117,8 +117,17 @@ def _finish(ends, failed):
             continue
         try:
             yield Outcome(event.key, event.recording.finish(), None)
-        except InputError as error:
-            yield _give_up(event, error, failed)
+        except Exception as error:
+            yield _give_up(event, _told(error), failed)
+
+
+def _told(error):
+    """Make an error that names its class, if it is not one of ours."""
+    if isinstance(error, InputError):
+        return error
+    told = InputError(f"cannot be analysed: {type(error).__name__}: {error}")
+    told.__cause__ = error
+    return told
 
 
 def _give_up(event, error, failed):
@@ -136,8 +145,8 @@ def _read(items):
             recording = open_recording()
             for window in recording.windows():
                 yield _Event(key, recording, window)
-        except InputError as error:
-            yield _Event(key, recording, error=error)
+        except Exception as error:  # one recording must not end the others
+            yield _Event(key, recording, error=_told(error))
         else:
             yield _Event(key, recording)
 

@@ -6,7 +6,13 @@ from typing import NamedTuple
 import torch
 
 from merit_modules.inference.audio import BlockResampler
+from merit_modules.inference.emotion import Emotion
 from merit_modules.inference.windows import WindowFeeder
+
+#: Stands in place of an emotion where nobody can have spoken.
+NO_SPEECH = "no speech"
+#: Recordings below it hold no syllable.
+SHORTEST_S = 0.1
 
 
 class Analysis(NamedTuple):
@@ -35,6 +41,8 @@ class Analysis(NamedTuple):
         The file with the enhanced speech.
     gain : float
         What the file's samples were multiplied by, so as not to clip.
+    warnings : tuple of str
+        What makes one doubt the recording, or that there is speech in it.
     """
 
     name: str
@@ -47,6 +55,7 @@ class Analysis(NamedTuple):
     enhanced: torch.Tensor | None
     enhanced_path: Path | None
     gain: float
+    warnings: tuple = ()
 
     def as_dict(self):
         """Give all but sound and routing as plain values.
@@ -66,6 +75,8 @@ class Analysis(NamedTuple):
             told["timeline"] = [segment.as_dict() for segment in self.timeline]
         if self.enhanced_path is not None:
             told |= {"enhanced": str(self.enhanced_path), "gain": self.gain}
+        if self.warnings:
+            told["warnings"] = list(self.warnings)
         return told
 
 
@@ -155,18 +166,32 @@ class Recording:
             gain, path = self.sink.close(), self.sink.path
         elif self._enhanced:
             enhanced = torch.cat(self._enhanced)[: self.source.n_samples]
+        doubts = self.source.doubts
+        emotion = last.emotion
+        no_speech = self._no_speech(doubts)
+        if no_speech:
+            doubts["speech"] = f"{NO_SPEECH}: {no_speech}"
+            if isinstance(emotion, Emotion):
+                emotion = emotion._replace(label=NO_SPEECH, score=None)
         return Analysis(
             self.source.name,
             self.duration_s,
             self.source.sample_rate_hz,
-            last.emotion,
+            emotion,
             self._timeline,
             {task: torch.cat(parts) for task, parts in self._routing.items()},
             self.frame_s,
             enhanced,
             path,
             gain,
+            tuple(doubts.values()),
         )
+
+    def _no_speech(self, doubts):
+        """Say why there can be no speech in it; empty if there can."""
+        if self.duration_s < SHORTEST_S:
+            return f"shorter than {SHORTEST_S:g} s"
+        return doubts.get("soft", "")
 
     def discard(self):
         """Give up: no file is written."""

@@ -9,8 +9,10 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 
 from merit_modules.data.audio import raise_if_broken
+from merit_modules.data.duplicates import shared_recordings
 from merit_modules.data.mixing import write_recipes
 from merit_modules.data.pipelines import scan
+from merit_modules.evaluation.run_folder import SCAN
 from merit_modules.files import write_atomically
 
 logger = get_logger(__name__)
@@ -84,17 +86,22 @@ def check_audio(
     InputError
         Listing all broken audio, where that is not left out.
     """
-    path = Path(save_folder) / "audio_scan.json"
+    path = Path(save_folder) / SCAN
     asked = [speech, *settings]
-    asked += [(m.seed, m.snr_range_db, m.noise) for m in mixers.values()]
+    asked += [
+        (m.seed, m.snr_range_db, m.noise, getattr(m, "about_mean", None))
+        for m in mixers.values()
+    ]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     findings = _earlier(path, key)
     if findings is None:
-        findings = {"key": key, "problems": {}}
+        findings = {"key": key, "problems": {}, "warnings": {}}
         for split in speech:
             dataset = dataset_of(split, mixers[split])
             found = scan(dataset, num_workers, desc=f"Reading {split} audio")
             findings["problems"][split] = found.problems
+            if found.doubts:
+                findings["warnings"][split] = found.doubts
             if split == "train":
                 if found.stats is None:
                     raise_if_broken(found.problems, "train set")
@@ -109,6 +116,7 @@ def check_audio(
                     found.recipes,
                     mixers[split].noise,
                 )
+        findings["warnings"] |= _shared(speech, mixers)
         run_on_main(
             write_atomically, args=(path, json.dumps(findings, indent=2))
         )
@@ -118,11 +126,43 @@ def check_audio(
         for utt_id in problems:
             logger.warning(f"left out: {problems[utt_id]}")
             del speech[split][utt_id]
+    for split, doubts in findings["warnings"].items():
+        for doubt in doubts.values():
+            logger.warning(
+                f"{split}: {doubt['count']} recordings: {doubt['first']}"
+            )
     return {key: findings[key] for key in ("mean", "std", "clean_mean")}
 
 
+def _shared(speech, mixers):
+    """Say which recordings are in two splits, or in speech and noise."""
+    sets = {
+        name: [entry["wav"] for entry in manifest.values()]
+        for name, manifest in speech.items()
+    }
+    for name, mixer in mixers.items():
+        if mixer.noise:
+            sets[f"noise of {name}"] = [e["wav"] for e in mixer.noise.values()]
+    return {
+        f"{one} and {other}": {
+            "shared": {
+                "count": len(pairs),
+                "first": f"{pairs[0][0]} and {pairs[0][1]} are the same audio",
+            }
+        }
+        for (one, other), pairs in shared_recordings(sets).items()
+        # Training and validation may well share their noise.
+        if not (one.startswith("noise") and other.startswith("noise"))
+    }
+
+
 def _earlier(path, key):
+    """Return what an earlier start found; None if it is of no use."""
     if not path.is_file():
         return None
-    findings = json.loads(path.read_text(encoding="utf-8"))
-    return findings if findings["key"] == key else None
+    try:
+        findings = json.loads(path.read_text(encoding="utf-8"))
+        return findings if findings["key"] == key else None
+    except (OSError, ValueError, TypeError, KeyError):
+        logger.warning(f"{path}: damaged; the audio is read again")
+        return None

@@ -13,6 +13,7 @@ DEFAULTS = {
     "train_snr_db": [-5.0, 20.0],
     "valid_snr_db": [-5.0, 20.0],
     "mixture_seed": 0,
+    "snr_about_mean": False,
     "train_mixtures": None,
     "test_sets": ["test"],
     "test_noise_sets": [],

@@ -678,7 +678,7 @@ def test_through_real_pipes(model, corpus):
 
 @pytest.mark.slow
 def test_a_reader_that_had_enough(model, tmp_path):
-    first = write(tmp_path / "000.wav", 1000)
+    first = write(tmp_path / "000.wav", 1700)
     for i in range(1, 300):  # more rows than a pipe holds
         shutil.copy(first, tmp_path / f"{i:03}.wav")
     process = start("classify", tmp_path, "--model", model)

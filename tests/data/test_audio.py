@@ -7,14 +7,14 @@ import pytest
 import soundfile
 import torch
 
-from merit_modules.data import audio as audio_module
+from merit_modules.data import doubts
 from merit_modules.data.audio import probe_audio, raise_if_broken, read_audio
 from merit_modules.errors import InputError
 
 
 @pytest.fixture(autouse=True)
 def nothing_said_yet():
-    audio_module._SAID[:] = bytes(len(audio_module._SAID))
+    doubts._SAID[:] = bytes(len(doubts._SAID))
 
 
 def tone(rate_hz, seconds=1.0, tone_hz=440.0):

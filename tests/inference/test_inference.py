@@ -391,14 +391,24 @@ def test_an_error_ends_only_its_own(model, speech, tmp_path, n_readers):
     assert written == {path.name for path in good}
 
 
-def test_a_defect_is_not_swallowed(model):
+@pytest.mark.parametrize(
+    "error", [RuntimeError("a defect"), MemoryError("2 TiB"), KeyError("x")]
+)
+def test_no_error_of_a_recording_ends_the_others(model, speech, error):
     def broken():
-        raise RuntimeError("a defect")
+        raise error
 
     for n_readers in (0, 2):
         items = [(k, broken) for k in range(3)]
-        with pytest.raises(RuntimeError, match="a defect"):
-            list(run_recordings(items, model.engine, ["se"], 0, n_readers))
+        items.append((3, model.opener(speech, ["se"])))
+        outcomes = list(
+            run_recordings(items, model.engine, ["se"], 0, n_readers)
+        )
+        told = {o.key: o.error for o in outcomes}
+        assert told.pop(3) is None
+        for found in told.values():
+            assert type(found) is InputError and found.__cause__ is error
+            assert type(error).__name__ in str(found)
     assert not [t for t in threading.enumerate() if t.name == "merit-reader"]
 
 

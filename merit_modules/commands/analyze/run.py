@@ -251,6 +251,8 @@ class _Run:
         self.n_done += 1
 
     def _fail(self, job, message, progress):
+        if not message.startswith(job.file):
+            message = f"{job.file}: {message}"
         progress.say(f"error: {message}")
         if self.log is not None:
             self.log.fail(job, message)

@@ -196,7 +196,7 @@ def _usable_duration(path):
     """Return a file's length in seconds, or None (and warn) if unusable."""
     try:
         duration_s = probe_audio(path)[0]
-        wav = read_audio(path, sample_rate_hz=None, min_samples=1)
+        wav = read_audio(path, None, min_samples=1, is_speech=False)
     except InputError as error:
         logger.warning(f"noise left out: {error}")
         return None

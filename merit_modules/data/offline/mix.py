@@ -30,6 +30,7 @@ KEYS = (
     "test_noise_sets",
     "test_snrs_db",
 )
+OPTIONAL = {"snr_about_mean"}  # files of version 0.1 lack it
 
 
 def load_data_settings(path, overrides=None):
@@ -77,7 +78,8 @@ def load_data_settings(path, overrides=None):
     try:
         with open(path, encoding="utf-8") as file:
             tree = yaml.load(resolve_references(file, overrides or {}))
-        yaml.dump({key: tree[key] for key in KEYS}, stream)
+        keys = [*KEYS, *(known & OPTIONAL)]
+        yaml.dump({key: tree[key] for key in keys}, stream)
         return load_hyperpyyaml(stream.getvalue())
     except (ImportError, TypeError, ValueError) as error:
         message = ": ".join(str(part) for part in error.args)
@@ -129,7 +131,13 @@ def mixtures_of(settings, split, epoch=0):
         annotation = settings["noise_annotation"]
         path = files_of(annotation, "noise_set", [noise_set])[noise_set]
         noise = read_manifest(path, settings["noise_root"], "noise")
-        return NoiseMixer(noise, snr_db, seed, settings["sample_rate_hz"])
+        return NoiseMixer(
+            noise,
+            snr_db,
+            seed,
+            settings["sample_rate_hz"],
+            about_mean=settings.get("snr_about_mean", False),
+        )
 
     if split == "train":
         train = mixer("train", settings["train_snr_db"], settings["seed"])

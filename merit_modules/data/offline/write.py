@@ -79,7 +79,7 @@ def write_mixtures(
     >>> import soundfile
     >>> from merit_modules.data.mixing import NoiseMixer
     >>> folder = getfixture("tmp_path")
-    >>> soundfile.write(folder / "u1.wav", 0.1 * torch.ones(8000), 16000)
+    >>> soundfile.write(folder / "u1.wav", torch.arange(8000).sin(), 16000)
     >>> entry = {"wav": str(folder / "u1.wav"), "duration": 0.5}
     >>> manifest = {"u1": {**entry, "emo": "sad", "spk_id": "1"}}
     >>> mixer = NoiseMixer(None, snr_db=None, seed=1)
@@ -237,6 +237,7 @@ def _made_from(manifest, mixer, max_duration_s, audio_format):
         "sample_rate_hz": mixer.sample_rate_hz,
         "max_duration_s": max_duration_s,
         "snr_range_db": mixer.snr_range_db,
+        "snr_about_mean": mixer.about_mean,
         "seed": mixer.seed,
         "epoch": mixer.epoch,
         "speech": _digest(manifest),

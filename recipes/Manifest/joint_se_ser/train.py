@@ -62,7 +62,8 @@ def dataio_prepare(hparams):
     # 2. Mixers: noise, offset and SNR of an utterance. New ones in every epoch
     # of training, always the same ones in validation and test.
     def mixer_of(noise, snr_db, seed):
-        return NoiseMixer(noise, snr_db, seed, rate_hz)
+        about_mean = hparams["snr_about_mean"]
+        return NoiseMixer(noise, snr_db, seed, rate_hz, about_mean=about_mean)
 
     if hparams["train_mixtures"]:
         train_mixer = PairedFolders(hparams["train_mixtures"], rate_hz)
