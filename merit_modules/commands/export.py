@@ -52,6 +52,12 @@ def add_parser(subparsers):
         help="facts of the corpus for the card, such as '{language: [en], "
         "licence: cc-by-4.0}': in place of the run's own",
     )
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="build whatever the run's YAML names, classes of somebody's own "
+        "among it",
+    )
     parser.set_defaults(run=_run)
 
 
@@ -69,6 +75,7 @@ def _run(args):
         about,
         args.int8,
         args.onnx,
+        args.trust,
     )
     print(f"Weights: {weights_text(run.weights)}")
     if run.results is None:

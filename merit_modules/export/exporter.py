@@ -19,6 +19,7 @@ def export_run(
     about=None,
     int8=False,
     onnx=False,
+    trust=False,
 ):
     """Export a finished run.
 
@@ -44,6 +45,9 @@ def export_run(
     onnx : bool
         Also write ``model.onnx``, in 8 bits if ``int8`` is; see
         :mod:`merit_modules.export.onnx`.
+    trust : bool
+        Whether the run's YAML may build and call whatever it names; see
+        :mod:`merit_modules.pretrained.trust`.
 
     Returns
     -------
@@ -68,7 +72,7 @@ def export_run(
         from merit_modules.export.onnx.writer import check_packages
 
         check_packages()
-    run = read_finished_run(run_folder, average, labels)
+    run = read_finished_run(run_folder, average, labels, trust)
     about = corpus_about(run.hparams, about)
     # First, since it counts parameters, which quantised layers have none of.
     card = model_card(run, about, folder.resolve().name, int8)

@@ -11,7 +11,7 @@ from merit_modules.data.preparation import STAMP
 from merit_modules.errors import InputError
 from merit_modules.evaluation.run_folder import RESULTS, read_results
 from merit_modules.export.averaging import load_chosen
-from merit_modules.training.experiment import load_run, stated_by
+from merit_modules.training.experiment import check_run, load_run, stated_by
 
 # What only training needs and what would write, or seed, or read the corpus.
 _NOT_BUILT = ("__set_seed", "tensorboard_logger", "train_logger")
@@ -63,7 +63,7 @@ class FinishedRun(NamedTuple):
         return list(self.hparams["ser_outputs"]) if "ser" in self.tasks else []
 
 
-def read_finished_run(folder, average=1, labels=None):
+def read_finished_run(folder, average=1, labels=None, trust=False):
     """Read a finished run, wherever its folder is now.
 
     Arguments
@@ -74,6 +74,9 @@ def read_finished_run(folder, average=1, labels=None):
         How many of its best checkpoints are averaged.
     labels : sequence of str, optional
         Classes in the order of the logits, for a run that does not tell.
+    trust : bool
+        Whether its YAML may build and call whatever it names; see
+        :mod:`merit_modules.pretrained.trust`.
 
     Returns
     -------
@@ -92,14 +95,16 @@ def read_finished_run(folder, average=1, labels=None):
     merit_modules.errors.InputError: ...: no run: it has no file composed.yaml
     """
     folder = Path(folder)
+    if not trust:
+        check_run(folder)
     results = _results_if_tested(folder)
     labels = _known_labels(folder, results, labels)
     # The weights to be replaced must not cost the caller random numbers.
     with torch.random.fork_rng(devices=[]):
-        hparams = _load(folder, labels)
+        hparams = _load(folder, labels, trust)
         if hparams["front_end_experiment"]:
             stem = Path(hparams["front_end_experiment"]).stem
-            front_end = _load(folder / stem, labels)["system"]
+            front_end = _load(folder / stem, labels, trust)["system"]
             hparams["system"].front_end = front_end
     weights = load_chosen(
         hparams["system"],
@@ -113,7 +118,7 @@ def read_finished_run(folder, average=1, labels=None):
     return FinishedRun(folder, hparams, described, weights, manifests, results)
 
 
-def _load(folder, labels):
+def _load(folder, labels, trust):
     changes = dict.fromkeys(_NOT_BUILT)
     described = _described(folder)
     for key, value in described.items():
@@ -124,7 +129,7 @@ def _load(folder, labels):
         if labels is not None:
             changes["emotions"] = labels
     try:
-        return load_run(folder, changes)
+        return load_run(folder, changes, trust)
     except InputError as error:
         if labels is None and _is_of_recipe(described.get("emotions")):
             raise InputError(

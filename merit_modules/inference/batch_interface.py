@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from ruamel.yaml.error import YAMLError
 from speechbrain.inference.interfaces import Pretrained
-from speechbrain.utils.fetching import LocalStrategy
+from speechbrain.utils.fetching import LocalStrategy, fetch
 
 from merit_modules.cpu.int8 import check_device, is_quantized, quantize_
 from merit_modules.errors import InputError
@@ -24,7 +24,11 @@ from merit_modules.inference.windows import (
     RECORDED,
 )
 from merit_modules.lengths import absolute_lengths, valid_mask
-from merit_modules.pretrained import HPARAMS_FILE
+from merit_modules.pretrained import HPARAMS_FILE, WEIGHTS_FILE
+from merit_modules.pretrained.trust import check_folder
+
+#: Audio has no higher sample rate.
+MAX_RATE_HZ = 384_000
 
 
 class BatchAnalysis(NamedTuple):
@@ -75,6 +79,7 @@ class BatchInterface(Pretrained):
         super().__init__(*args, **kwargs)
         self.eval()
         settings = vars(self.hparams)
+        _check_facts(settings, self.mods.system)
         self.labels = list(self.hparams.labels)
         self.sample_rate_hz = self.hparams.sample_rate_hz
         #: The training set's name; None if nobody wrote it down.
@@ -96,6 +101,7 @@ class BatchInterface(Pretrained):
         local_strategy=None,
         int8=False,
         prepack=True,
+        trust=False,
         **kwargs,
     ):
         """Load a model from a folder or from the hub.
@@ -107,8 +113,7 @@ class BatchInterface(Pretrained):
         Arguments
         ---------
         source : str or Path
-            Folder, or ``owner/name`` on the hub. Its YAML names the classes
-            to build, so load from people whom you trust.
+            Folder, or ``owner/name`` on the hub.
         hparams_file : str
             Name of the YAML file.
         savedir : str or Path, optional
@@ -124,6 +129,9 @@ class BatchInterface(Pretrained):
             ``inference.prepack``. The model can then neither be
             trained nor moved nor saved. Has no effect on a GPU, in another
             precision than fp32, or with ``freeze_params=False``.
+        trust : bool
+            Whether its YAML may build and call whatever it names, as
+            SpeechBrain lets it; else only what ``merit export`` writes.
         **kwargs : dict
             As SpeechBrain takes them: ``run_opts={"device": "cuda"}``,
             ``overrides``...
@@ -136,8 +144,9 @@ class BatchInterface(Pretrained):
         Raises
         ------
         InputError
-            If a file is missing or broken, or the weights do not fit; or if
-            a quantised model is to run on another device than a CPU.
+            If a file is missing or broken, the weights do not fit, or the
+            YAML names what no model does; or if a quantised model is to run
+            on another device than a CPU.
         """
         source = str(source)
         local = Path(source)
@@ -156,6 +165,8 @@ class BatchInterface(Pretrained):
             torch.random.fork_rng(devices=[]),
             naming_source(source, "the folder of a model", errors),
         ):
+            if not trust:
+                check_folder(_fetched(source, hparams_file), hparams_file)
             model = super().from_hparams(
                 source,
                 hparams_file,
@@ -278,6 +289,38 @@ class BatchInterface(Pretrained):
                 "this model estimates attributes, not classes: use analyze(), "
                 "analyze_file() or analyze_batch()"
             )
+
+
+def _check_facts(settings, system):
+    """Raise unless what a folder says of its model can be so."""
+    labels, rate_hz = settings["labels"], settings["sample_rate_hz"]
+    if type(rate_hz) is not int or not 1000 <= rate_hz <= MAX_RATE_HZ:
+        raise InputError(
+            f"sample_rate_hz: expected 1000 to {MAX_RATE_HZ} Hz, got "
+            f"{rate_hz!r}"
+        )
+    texts = isinstance(labels, list | tuple) and all(
+        isinstance(label, str) and label.strip() for label in labels
+    )
+    if not texts or len(set(labels)) < len(labels):
+        raise InputError(f"labels: expected different names, got {labels!r}")
+    n_classes = getattr(system.ser_head, "n_classes", None)
+    if n_classes not in (None, len(labels)):
+        raise InputError(
+            f"labels: expected {n_classes}, as many as the SER head has "
+            f"outputs, got {len(labels)}: {', '.join(labels)}"
+        )
+
+
+def _fetched(source, hparams_file):
+    """Return the local folder of a model; from the hub, of its files."""
+    if Path(source).is_dir():
+        return Path(source)
+    local = [
+        fetch(name, source, local_strategy=LocalStrategy.NO_LINK)
+        for name in (hparams_file, WEIGHTS_FILE)
+    ]
+    return Path(local[0]).parent
 
 
 def _either(wav_lens, lengths):

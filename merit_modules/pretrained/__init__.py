@@ -4,8 +4,9 @@
 (the statistics of the normaliser among them), ``about.json`` says where they
 come from and ``README.md`` tells people about it (the last two where there is
 something to tell). ``speechbrain.inference.interfaces.Pretrained.from_hparams``
-reads the same folder. No pickle is involved; but the YAML names the classes to
-build, so load folders of people whom you trust.
+reads the same folder. No pickle is involved. The YAML names the classes to
+build: SpeechBrain builds any, this package those of a model alone, unless told
+to trust the folder (:mod:`merit_modules.pretrained.trust`).
 """
 
 from merit_modules.names import exports

@@ -16,7 +16,7 @@ from merit_modules.ssl.encoder import RandomSSLEncoder, SSLEncoder
 
 # Of a transformers configuration: what describes the file it came from, and
 # what follows from other entries.
-_NOT_ARGUMENTS = {
+NOT_ARGUMENTS = {
     "architectures",
     "dtype",
     "id2label",
@@ -121,7 +121,7 @@ def _describe_ssl(part: SSLEncoder):
     changed = {
         key: value
         for key, value in config.to_dict().items()
-        if key in default.keys() - _NOT_ARGUMENTS and value != default[key]
+        if key in default.keys() - NOT_ARGUMENTS and value != default[key]
     }
     arguments = {
         "model_type": config.model_type,

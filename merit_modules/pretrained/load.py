@@ -9,6 +9,7 @@ from ruamel.yaml.error import YAMLError
 from merit_modules.errors import InputError
 from merit_modules.hparams import load_hparams
 from merit_modules.pretrained.save import HPARAMS_FILE, WEIGHTS_FILE
+from merit_modules.pretrained.trust import check_folder
 from merit_modules.pretrained.weights import (
     check_fit,
     load_weights,
@@ -31,13 +32,16 @@ _SILENT_SSL_KEYS = (
 )
 
 
-def load_folder(folder, **changes):
+def load_folder(folder, trust=False, **changes):
     """Build the system of a folder and load its weights.
 
     Arguments
     ---------
     folder : str or Path
         What :func:`save_folder` wrote.
+    trust : bool
+        Whether its YAML may build and call whatever it names; see
+        :mod:`merit_modules.pretrained.trust`.
     **changes : dict
         Keys of its ``hyperparams.yaml`` to replace: ``padding_rule``, say.
 
@@ -50,7 +54,8 @@ def load_folder(folder, **changes):
     Raises
     ------
     InputError
-        If a file is missing or broken, or the weights do not fit.
+        If a file is missing or broken, the weights do not fit, or the YAML
+        names what no model does.
 
     Example
     -------
@@ -65,6 +70,8 @@ def load_folder(folder, **changes):
     path = _file(folder, HPARAMS_FILE)
     # The weights to be replaced must not cost the caller random numbers.
     with torch.random.fork_rng(devices=[]):
+        if not trust:
+            check_folder(folder)
         hparams = load_hparams(path, changes)
     if "system" not in hparams:
         raise InputError(f"{path}: expected a key 'system'")

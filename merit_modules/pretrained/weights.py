@@ -43,6 +43,7 @@ def load_weights(module, path):
     """
     weights = read_weights(path)
     check_fit(path, weights, module.state_dict())
+    check_finite_weights(path, weights)
     module.load_state_dict(weights)
 
 
@@ -138,7 +139,46 @@ def compare_shapes(found, expected):
         elif found[name].shape != expected[name].shape:
             wanted, got = expected[name].shape, found[name].shape
             lines.append(f"{name}: expected {tuple(wanted)}, got {tuple(got)}")
+        elif _is_float(found[name]) != _is_float(expected[name]):
+            wanted, got = expected[name].dtype, found[name].dtype
+            lines.append(f"{name}: expected {wanted}, got {got}")
     return lines
+
+
+def _is_float(tensor):
+    return tensor.dtype.is_floating_point  # in whatever precision
+
+
+def check_finite_weights(path, weights):
+    """Raise if a weight is NaN or infinite.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file that they came from.
+    weights : dict
+        Name to tensor.
+
+    Raises
+    ------
+    InputError
+        Naming the tensors.
+
+    Example
+    -------
+    >>> check_finite_weights("w.st", {"a": torch.tensor([float("nan")])})
+    Traceback (most recent call last):
+    merit_modules.errors.InputError: w.st: NaN or infinite weights: a
+    """
+    bad = [
+        name
+        for name, tensor in weights.items()
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all()
+    ]
+    if bad:
+        raise InputError(
+            f"{path}: NaN or infinite weights: {', '.join(bad[:8])}"
+        )
 
 
 def fingerprint(system):

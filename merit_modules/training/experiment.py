@@ -22,6 +22,7 @@ from merit_modules.hparams import (
     read_text,
     with_absolute_includes,
 )
+from merit_modules.pretrained.trust import check_run_text, read_bounded
 from merit_modules.training.defaults import with_defaults
 from merit_modules.training.seal import check_same_run, settings_of
 
@@ -30,7 +31,27 @@ OVERRIDES = "overrides.yaml"  # what its command line changed
 logger = get_logger(__name__)
 
 
-def load_run(folder, overrides=None):
+def check_run(folder):
+    """Refuse a run whose YAML names what no recipe of this package does.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The run's output folder, perhaps somebody else's.
+
+    Raises
+    ------
+    InputError
+        If so, or if it is no folder of a run.
+    """
+    for name in (COMPOSED, OVERRIDES):
+        path = Path(folder) / name
+        if not path.is_file():
+            raise InputError(f"{folder}: no run: it has no file {name}")
+        check_run_text(read_bounded(path), path)
+
+
+def load_run(folder, overrides=None, trust=False):
     """Build again what a run was made of, wherever its folder is now.
 
     Arguments
@@ -39,6 +60,9 @@ def load_run(folder, overrides=None):
         The run's output folder.
     overrides : dict, optional
         Keys to replace, on top of those of its command line.
+    trust : bool
+        Whether its YAML may build and call whatever it names; see
+        :mod:`merit_modules.pretrained.trust`.
 
     Returns
     -------
@@ -48,9 +72,11 @@ def load_run(folder, overrides=None):
     Raises
     ------
     InputError
-        If it is no folder of a run.
+        If it is no folder of a run, or names what no recipe does.
     """
     folder = Path(folder)
+    if not trust:
+        check_run(folder)
     _, stated = stated_by(folder)
     overrides = {
         **stated,

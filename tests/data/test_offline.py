@@ -123,6 +123,7 @@ class Fixed:
     """A mixer whose output is set."""
 
     seed, epoch, snr_range_db, sample_rate_hz = 0, 0, None, 16000
+    about_mean = False
     noise = {}
 
     def __init__(self, noisy, clean):

@@ -54,6 +54,12 @@ def _add_inputs(parser, name):
         help="folder of a trained model, or owner/name on the hub",
     )
     parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="build whatever the model's YAML names, not only what merit "
+        "export writes",
+    )
+    parser.add_argument(
         "--out",
         help="folder for results; a run that was stopped goes on there; "
         + (needed if name == "enhance" else printed),

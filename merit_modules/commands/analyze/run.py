@@ -166,7 +166,7 @@ class _Run:
 
     def _load_model(self):
         args = self.args
-        options = {"int8": True} if args.int8 else {}
+        options = {"int8": args.int8, "trust": args.trust}
         if args.device:
             options["run_opts"] = {"device": args.device}
         self.model = SparseMERIT.from_hparams(source=args.model, **options)

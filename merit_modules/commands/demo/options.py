@@ -65,6 +65,12 @@ def add_parser(subparsers):
         default="cpu",
         help="where the model computes: cpu, cuda (default: %(default)s)",
     )
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="build whatever the model's YAML names, not only what merit "
+        "export writes",
+    )
     parser.set_defaults(run=run)
 
 
@@ -86,7 +92,9 @@ def run(args):
     from merit_modules.inference import SparseMERIT
 
     model = SparseMERIT.from_hparams(
-        source=args.model, run_opts={"device": args.device}
+        source=args.model,
+        run_opts={"device": args.device},
+        trust=args.trust,
     )
     if args.host not in LOCAL:
         print(

@@ -237,7 +237,7 @@ def _made_from(manifest, mixer, max_duration_s, audio_format):
         "sample_rate_hz": mixer.sample_rate_hz,
         "max_duration_s": max_duration_s,
         "snr_range_db": mixer.snr_range_db,
-        "snr_about_mean": mixer.about_mean,
+        **({"snr_about_mean": True} if mixer.about_mean else {}),
         "seed": mixer.seed,
         "epoch": mixer.epoch,
         "speech": _digest(manifest),
