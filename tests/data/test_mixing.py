@@ -324,3 +324,23 @@ def test_recipes_are_written_sorted(tmp_path):
     assert rows[1]["noise_wav"] == "a, b.wav"
     assert float(rows[1]["noise_gain"]) == 0.123456789012345
     assert rows[1]["offset_samples"] == "12"
+
+
+@pytest.mark.parametrize("offset", [0.05, 0.2, -0.3])
+@pytest.mark.parametrize("side", ["speech", "noise"])
+def test_an_offset_is_no_power_unless_asked_for(tmp_path, offset, side):
+    path = tmp_path / "noise.wav"
+    noise = gaussian(16000, 3) * 0.05 + (offset if side == "noise" else 0)
+    soundfile.write(path, noise.numpy(), 16000, subtype="FLOAT")
+    speech = gaussian(16000, 4) * 0.02 + (offset if side == "speech" else 0)
+    for about_mean in (True, False):
+        mixer = NoiseMixer(
+            {"n": {"wav": str(path)}}, 0, seed=1, about_mean=about_mean
+        )
+        noisy, clean, _ = mixer("u", speech)
+        heard = 10 * math.log10(
+            mean_power(clean, True) / mean_power(noisy - clean, True)
+        )
+        raw = snr_db_of(clean, noisy)
+        assert abs(heard if about_mean else raw) < 0.01
+        assert abs(raw if about_mean else heard) > 1

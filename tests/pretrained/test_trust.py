@@ -4,6 +4,7 @@ import time
 
 import pytest
 import safetensors.torch
+import soundfile
 import torch
 
 from merit_modules.commands.__main__ import main
@@ -163,8 +164,6 @@ def test_a_folder_that_is_trusted_may(folder, capsys, tmp_path):
         load_folder(folder)
     assert load_folder(folder, trust=True)["made"] == {"a": 2}
     SparseMERIT.from_hparams(source=folder, trust=True)
-    import soundfile
-
     soundfile.write(tmp_path / "a.wav", torch.randn(8000).numpy() / 9, 16000)
     command = ["classify", str(tmp_path / "a.wav"), "--model", str(folder)]
     assert main(command) == 2
