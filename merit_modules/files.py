@@ -1,5 +1,7 @@
 """Files: written whole, audio found in folders, folders here or on the hub."""
 
+import fcntl
+import logging
 import os
 import re
 import shutil
@@ -9,6 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from merit_modules.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 AUDIO_SUFFIXES = frozenset(
     ".wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .w64 "
@@ -65,6 +69,67 @@ def write_atomically(path, text):
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+_HELD = {}  # device and inode of a folder to its open descriptor
+
+
+def hold(folder):
+    """Keep an output folder for this process, until it ends.
+
+    The lock is on the folder itself: nothing is written into it, and the
+    system lets go of it when the process ends, however it ends.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The folder; it is made if need be.
+
+    Raises
+    ------
+    InputError
+        If another process holds it, naming that, or if it cannot be made.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path") / "run"
+    >>> hold(folder)
+    >>> hold(folder)  # it has it already
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        place = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written: {error}") from error
+    found = os.fstat(place)
+    key = found.st_dev, found.st_ino
+    if key in _HELD:
+        os.close(place)
+        return
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(place)
+        raise InputError(
+            f"{folder}: {_holder(found.st_ino)} is at work there; wait for "
+            "it, or give this one a folder of its own"
+        ) from None
+    except OSError as error:  # a file system without locks
+        logger.warning(f"{folder}: cannot be locked ({error})")
+    _HELD[key] = place
+
+
+def _holder(inode):
+    """Name the process that holds a folder, where the system tells."""
+    try:
+        rows = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        rows = []
+    for row in rows:
+        words = row.split()
+        if "FLOCK" in words and words[-3].endswith(f":{inode}"):
+            return f"process {words[-4]}"
+    return "another process"
 
 
 class AudioFiles(NamedTuple):

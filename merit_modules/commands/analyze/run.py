@@ -27,6 +27,7 @@ from merit_modules.commands.analyze.streams import (
     spool_input,
 )
 from merit_modules.errors import InputError
+from merit_modules.files import hold
 from merit_modules.inference import SparseMERIT
 from merit_modules.inference.audio import FileSource
 from merit_modules.inference.interface import SEGMENT_S
@@ -67,6 +68,8 @@ class _Run:
         self.args = args
         self.output = output
         self.scratch = scratch
+        if args.out and os.path.isdir(args.out):
+            hold(args.out)
         self.log = JobLog(args.out) if args.out else None
         self.model = self.tasks = None
         self.chunking = _chunking(args)
@@ -85,6 +88,7 @@ class _Run:
         if todo:
             self._load_model()
         if self.log is not None:
+            hold(self.args.out)
             self.log.begin(todo)
         try:
             if todo:

@@ -1,0 +1,82 @@
+"""Two commands on one folder: one works, the other says who does."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from merit_modules.commands.__main__ import main
+from merit_modules.errors import InputError
+from merit_modules.files import hold
+from merit_modules.pretrained import save_folder
+from merit_modules.tiny import tiny_system
+from tests.conftest import ROOT
+
+HOLDER = """
+import sys, time
+from merit_modules.files import hold
+hold(sys.argv[1])
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds a folder."""
+    folder = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, folder], stdout=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"held\n"
+    yield process, folder
+    process.kill()
+    process.wait()
+
+
+def test_who_holds_a_folder_is_told(holder):
+    process, folder = holder
+    with pytest.raises(InputError, match=f"{folder}: process {process.pid} is"):
+        hold(folder)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_dead_process_holds_nothing(holder, how):
+    process, folder = holder
+    os.kill(process.pid, how)
+    process.wait()
+    hold(folder)
+    hold(folder)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match="cannot be written"):
+        hold(tmp_path / "run")
+
+
+def test_a_file_in_the_way(tmp_path):
+    (tmp_path / "run").write_text("no folder")
+    for folder in (tmp_path / "run", tmp_path / "run" / "below"):
+        with pytest.raises(InputError, match="run.*cannot be written"):
+            hold(folder)
+
+
+@pytest.mark.parametrize("command", ["analyze", "train"])
+def test_a_command_says_so_and_touches_nothing(holder, command, tmp_path):
+    _, folder = holder
+    before = sorted(path.name for path in folder.iterdir())
+    if command == "train":
+        yaml = str(ROOT / "hparams" / "sparse_merit.yaml")
+        words = ["train", yaml, f"--output_folder={folder}"]
+    else:
+        save_folder(tiny_system(), tmp_path / "model", list("abcd"))
+        (tmp_path / "a.wav").write_bytes(b"")
+        words = ["analyze", str(tmp_path / "a.wav"), "--out", str(folder)]
+        words += ["--model", str(tmp_path / "model")]
+    assert main(words) == 2
+    after = {path.name for path in folder.iterdir()} - {"save", "tensorboard"}
+    assert sorted(after) == before
