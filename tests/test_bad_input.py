@@ -79,7 +79,11 @@ def test_a_missing_yaml_file_is_named(tmp_path):
         load_hparams(tmp_path / "mine.yaml")
 
 
-def test_the_command_prints_one_line_and_no_traceback(capfd, caplog):
+def test_the_command_prints_one_line_and_no_traceback(
+    capfd, caplog, monkeypatch
+):
+    # Without those that write to what an earlier test captured.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [caplog.handler])
     with caplog.at_level(logging.ERROR):
         code = experiment.as_command(recipe.main, ["no.yaml"])
     assert code == 2

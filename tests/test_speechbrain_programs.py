@@ -92,7 +92,7 @@ def test_the_mixture_in_a_recipe_by_yaml_alone(wavlm):
     with torch.no_grad():
         batch = hparams["avg_pool"](layers, LENGTHS)
         alone = hparams["avg_pool"](layers[:, 2:, : n_frames[2]], torch.ones(1))
-    torch.testing.assert_close(batch[2:], alone, atol=1e-5, rtol=0)
+    torch.testing.assert_close(batch[2:], alone, atol=1e-4, rtol=0)
 
 
 class EnhancementBrain(sb.Brain):

@@ -69,7 +69,6 @@ def evaluate_run(argv):
     """
     import speechbrain as sb
 
-    from merit_modules.files import hold
     from merit_modules.hparams import parse_overrides
     from merit_modules.training import recipe
     from merit_modules.training.experiment import (
@@ -92,7 +91,6 @@ def evaluate_run(argv):
     stated = parse_overrides(overrides)
     before, now = described_run(folder), described_run(folder, stated)
     check_same_run(folder, before, now, tested=True)
-    hold(folder)
     hparams = load_run(folder, stated, trust)
     if not list(Path(hparams["save_folder"]).glob("CKPT+*")):
         raise InputError(f"{hparams['save_folder']}: no checkpoint to evaluate")

@@ -14,7 +14,7 @@ from speechbrain.utils.logger import get_logger
 from speechbrain.utils.run_opts import RunOptions
 
 from merit_modules.errors import InputError
-from merit_modules.files import hold, write_atomically
+from merit_modules.files import write_atomically
 from merit_modules.hparams import (
     format_overrides,
     load_hparams,
@@ -179,7 +179,6 @@ def save_settings(hparams_file, overrides, folder):
     hparams_file = Path(hparams_file)
     text = with_absolute_includes(read_text(hparams_file), hparams_file.parent)
     stated = parse_overrides(overrides)
-    run_on_main(hold, args=(folder,))
     begun = list(Path(folder).glob("save/CKPT+*"))
     if begun and (Path(folder) / COMPOSED).is_file():
         check_same_run(folder, described_run(folder), settings_of(text, stated))

@@ -165,7 +165,7 @@ def test_scan_gives_the_statistics_of_the_noisy_set(corpus, num_workers):
     speech, noise = corpus
     dataset = dataset_of(speech, NoiseMixer(noise, 0, seed=1))
     state = torch.get_rng_state()
-    stats, _, problems, clean_stats = scan(dataset, num_workers)
+    stats, _, problems, clean_stats, _ = scan(dataset, num_workers)
     assert torch.equal(torch.get_rng_state(), state)
     samples = torch.cat([example["noisy_wav"] for example in dataset]).double()
     assert problems == {}
@@ -190,12 +190,12 @@ def test_scan_goes_on_after_a_bad_file(corpus, tmp_path, num_workers):
     }
     mixer = NoiseMixer(noise, 0, seed=1)
     dataset = dataset_of({**speech, **bad}, mixer)
-    stats, _, problems, _ = scan(dataset, num_workers)
+    stats, _, problems, _, _ = scan(dataset, num_workers)
     assert list(problems) == ["u1", "u4"]
     assert "'u1': the speech is silent" in problems["u1"]
     assert str(empty) in problems["u4"]
     good = {key: speech[key] for key in speech if key not in bad}
-    expected, _, _, _ = scan(dataset_of(good, mixer))
+    expected, *_ = scan(dataset_of(good, mixer))
     assert (stats.mean, stats.std) == (expected.mean, expected.std)
     nothing = scan(dataset_of(bad, mixer), num_workers)
     assert nothing == (None, [], problems, None)
