@@ -1,6 +1,5 @@
 """Files: written whole, audio found in folders, folders here or on the hub."""
 
-import fcntl
 import logging
 import os
 import re
@@ -11,6 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from merit_modules.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +82,8 @@ def hold(folder):
     """Keep an output folder for this process, until it ends.
 
     The lock is on the folder itself: nothing is written into it, and the
-    system lets go of it when the process ends, however it ends.
+    system lets go of it when the process ends, however it ends. Windows and
+    some network disks have no such locks; there, nothing is kept apart.
 
     Arguments
     ---------
@@ -98,6 +103,8 @@ def hold(folder):
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
+        if fcntl is None:
+            return
         place = os.open(folder, os.O_RDONLY)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written: {error}") from error

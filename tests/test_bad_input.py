@@ -8,6 +8,7 @@ manifests and labels in ``test_data_pipelines.py``, about EMO-DB's folder in
 import json
 import logging
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -82,8 +83,10 @@ def test_a_missing_yaml_file_is_named(tmp_path):
 def test_the_command_prints_one_line_and_no_traceback(
     capfd, caplog, monkeypatch
 ):
-    # Without those that write to what an earlier test captured.
-    monkeypatch.setattr(logging.getLogger(), "handlers", [caplog.handler])
+    # Not to what an earlier test captured and closed since.
+    for handler in logging.getLogger().handlers:
+        if getattr(getattr(handler, "stream", None), "closed", False):
+            monkeypatch.setattr(handler, "stream", sys.stderr)
     with caplog.at_level(logging.ERROR):
         code = experiment.as_command(recipe.main, ["no.yaml"])
     assert code == 2

@@ -11,7 +11,7 @@ from merit_modules.data.preparation import STAMP
 from merit_modules.errors import InputError
 from merit_modules.evaluation.run_folder import RESULTS, read_results
 from merit_modules.export.averaging import load_chosen
-from merit_modules.training.experiment import check_run, load_run, stated_by
+from merit_modules.training.experiment import load_run, stated_by
 
 # What only training needs and what would write, or seed, or read the corpus.
 _NOT_BUILT = ("__set_seed", "tensorboard_logger", "train_logger")
@@ -95,8 +95,6 @@ def read_finished_run(folder, average=1, labels=None, trust=False):
     merit_modules.errors.InputError: ...: no run: it has no file composed.yaml
     """
     folder = Path(folder)
-    if not trust:
-        check_run(folder)
     results = _results_if_tested(folder)
     labels = _known_labels(folder, results, labels)
     # The weights to be replaced must not cost the caller random numbers.

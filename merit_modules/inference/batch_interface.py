@@ -25,8 +25,10 @@ from merit_modules.inference.windows import (
 )
 from merit_modules.lengths import absolute_lengths, valid_mask
 from merit_modules.pretrained import HPARAMS_FILE, WEIGHTS_FILE
-from merit_modules.pretrained.trust import check_folder
+from merit_modules.pretrained.trust import check_files
 
+#: Weights as SpeechBrain's ``Pretrainer`` names them in a savedir.
+COLLECTED = "system.ckpt"
 #: Audio has no higher sample rate.
 MAX_RATE_HZ = 384_000
 
@@ -166,7 +168,14 @@ class BatchInterface(Pretrained):
             naming_source(source, "the folder of a model", errors),
         ):
             if not trust:
-                check_folder(_fetched(source, hparams_file), hparams_file)
+                # The very file that SpeechBrain is going to load.
+                path = fetch(
+                    hparams_file,
+                    source,
+                    savedir=savedir,
+                    local_strategy=local_strategy,
+                )
+                check_files(path, _weights_of(source))
             model = super().from_hparams(
                 source,
                 hparams_file,
@@ -312,15 +321,12 @@ def _check_facts(settings, system):
         )
 
 
-def _fetched(source, hparams_file):
-    """Return the local folder of a model; from the hub, of its files."""
-    if Path(source).is_dir():
-        return Path(source)
-    local = [
-        fetch(name, source, local_strategy=LocalStrategy.NO_LINK)
-        for name in (hparams_file, WEIGHTS_FILE)
-    ]
-    return Path(local[0]).parent
+def _weights_of(source):
+    """Return the local path of the weights that are going to be loaded."""
+    collected = Path(source) / COLLECTED  # in a savedir
+    if collected.exists() and not (Path(source) / WEIGHTS_FILE).exists():
+        return collected
+    return fetch(WEIGHTS_FILE, source, local_strategy=LocalStrategy.NO_LINK)
 
 
 def _either(wav_lens, lengths):

@@ -9,7 +9,7 @@ from ruamel.yaml.error import YAMLError
 from merit_modules.errors import InputError
 from merit_modules.hparams import load_hparams
 from merit_modules.pretrained.save import HPARAMS_FILE, WEIGHTS_FILE
-from merit_modules.pretrained.trust import check_folder
+from merit_modules.pretrained.trust import check_files
 from merit_modules.pretrained.weights import (
     check_fit,
     load_weights,
@@ -67,15 +67,15 @@ def load_folder(folder, trust=False, **changes):
     >>> torch.equal(again(wavs).logits, system(wavs).logits)
     True
     """
-    path = _file(folder, HPARAMS_FILE)
+    path, weights = _file(folder, HPARAMS_FILE), _file(folder, WEIGHTS_FILE)
     # The weights to be replaced must not cost the caller random numbers.
     with torch.random.fork_rng(devices=[]):
         if not trust:
-            check_folder(folder)
+            check_files(path, weights)
         hparams = load_hparams(path, changes)
     if "system" not in hparams:
         raise InputError(f"{path}: expected a key 'system'")
-    load_weights(hparams["system"], _file(folder, WEIGHTS_FILE))
+    load_weights(hparams["system"], weights)
     hparams["system"].eval()
     return hparams
 

@@ -6,8 +6,9 @@ of this package's classes; a run names a few more. All else is refused by name,
 unless the caller says that the folder is trusted.
 """
 
+import contextlib
 import re
-from pathlib import Path
+import threading
 
 import ruamel.yaml
 import safetensors
@@ -22,6 +23,10 @@ from ruamel.yaml.events import (
     ScalarEvent,
     SequenceStartEvent,
 )
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from merit_modules import heads, moe, ssl
 from merit_modules.cpu.int8 import quantize_
@@ -29,7 +34,6 @@ from merit_modules.errors import InputError
 from merit_modules.names import MOVED
 from merit_modules.pretrained.description import NOT_ARGUMENTS, class_path
 from merit_modules.pretrained.save import (
-    HPARAMS_FILE,
     WEIGHTS_FILE,
     FolderPretrainer,
     label_encoder,
@@ -83,6 +87,9 @@ _LARGEST_INT = 400_000
 _COUNTS = re.compile(r"n_\w+|num_\w+|top_k")
 _LARGEST_COUNT = 1024
 _LONGEST_SPAN_S = 3600.0
+#: How much more than its weights a model may register while it is built:
+#: parametrisations replace tensors by others.
+_SLACK = 4
 #: Types of weights, as safetensors calls them.
 _DTYPES = {
     "F16": torch.float16,
@@ -96,7 +103,6 @@ _DTYPES = {
 _REFERENCE = re.compile(r"<[\w.]+>")
 #: A run's references also add and join; powers and products can be endless.
 _RUN_REFERENCE = re.compile(r"[^*%\n]{1,400}")
-_FILE_NAME = re.compile(r"\w[\w.-]*\.(safetensors|ckpt)")
 
 
 def _spellings(kind):
@@ -141,8 +147,8 @@ RUN_TAGS = frozenset(
 )
 
 
-def check_model_text(text, path):
-    """Refuse the YAML file of a model that is not as ``merit export`` writes.
+def check_text(text, path, tags=MODEL_TAGS):
+    """Refuse a YAML file that names what is not on a list.
 
     Arguments
     ---------
@@ -150,6 +156,8 @@ def check_model_text(text, path):
         Its text.
     path : str or Path
         What to call it in messages.
+    tags : frozenset of str
+        ``MODEL_TAGS``, or ``RUN_TAGS`` for the file of a run.
 
     Raises
     ------
@@ -158,41 +166,14 @@ def check_model_text(text, path):
 
     Example
     -------
-    >>> check_model_text("a: !apply:os.system [ls]", "model.yaml")
+    >>> check_text("len: !apply:builtins.len [[1]]", "composed.yaml", RUN_TAGS)
+    >>> check_text("a: !apply:os.system [ls]", "model.yaml")
     Traceback (most recent call last):
     merit_modules.errors.InputError: model.yaml, line 1: names
     !apply:os.system, which no model of this package does...
     """
-    _check(text, path, MODEL_TAGS, _REFERENCE)
-
-
-def check_run_text(text, path):
-    """Refuse the YAML file of a run that names what no recipe here does.
-
-    Arguments
-    ---------
-    text : str
-        Its text.
-    path : str or Path
-        What to call it in messages.
-
-    Raises
-    ------
-    InputError
-        Naming the line and what is there.
-
-    Example
-    -------
-    >>> check_run_text("len: !apply:builtins.len [[1]]", "composed.yaml")
-    """
-    _check(text, path, RUN_TAGS, _RUN_REFERENCE)
-
-
-def _check(text, path, tags, reference):
-    if len(text) > _LARGEST_FILE:
-        raise InputError(f"{path}: expected a YAML file below 1 MiB")
     try:
-        _Reader(path, tags, reference).read(ruamel.yaml.YAML().parse(text))
+        _Reader(path, tags).read(ruamel.yaml.YAML().parse(text))
     except InputError:
         raise
     except (YAMLError, ValueError, RecursionError) as error:
@@ -203,8 +184,10 @@ def _check(text, path, tags, reference):
 class _Reader:
     """Goes through the events of a YAML file."""
 
-    def __init__(self, path, tags, reference):
-        self.path, self.tags, self.reference = path, tags, reference
+    def __init__(self, path, tags):
+        self.path, self.tags = path, tags
+        self.is_model = tags is MODEL_TAGS
+        self.reference = _REFERENCE if self.is_model else _RUN_REFERENCE
         self.n_nodes = self.n_documents = 0
 
     def read(self, events):
@@ -228,6 +211,7 @@ class _Reader:
             is_key = bool(path) and path[-1] == [None]
             if isinstance(event, ScalarEvent):
                 if is_key:
+                    self._check_key(event, path)
                     path[-1][0] = event.value
                 else:
                     self._check_value(event, path)
@@ -261,17 +245,22 @@ class _Reader:
             told = str(getattr(event, "value", ""))[:60]
             raise self._error(event, f"has !ref {told}, not the name of a key")
 
+    def _check_key(self, event, path):
+        """Of a configuration, take what ``merit export`` writes alone."""
+        key, parents = event.value, [node[0] for node in path[:-1]]
+        if self.is_model and "config" in parents:
+            if key.startswith("_") or key in NOT_ARGUMENTS:
+                raise self._error(event, f"sets {key!r} of an SSL encoder")
+
     def _check_value(self, event, path):
         keys = [node[0] for node in path]
-        key = keys[-1] if keys else ""
-        if "config" in keys[:-1] or (len(keys) > 1 and keys[-2] == "config"):
-            if not key or key.startswith("_") or key in NOT_ARGUMENTS:
-                raise self._error(event, f"sets {key!r} of an SSL encoder")
-        if "weight_files" in keys and not _FILE_NAME.fullmatch(event.value):
-            raise self._error(
-                event, f"takes weights from {event.value[:60]!r}, expected "
-                "the name of a file in its folder"
-            )  # fmt: skip
+        if "weight_files" in keys and event.value != WEIGHTS_FILE:
+            told = f"takes weights from {event.value[:60]!r}, expected "
+            raise self._error(event, told + WEIGHTS_FILE)
+        if self.is_model:
+            self._check_number(event, keys[-1] if keys else "")
+
+    def _check_number(self, event, key):
         if event.style or event.tag:
             return
         number = _number(event.value)
@@ -282,7 +271,7 @@ class _Reader:
             largest = _LONGEST_SPAN_S
         elif _COUNTS.fullmatch(str(key)):
             largest = _LARGEST_COUNT
-        if self.tags is MODEL_TAGS and not abs(number) <= largest:
+        if not abs(number) <= largest:
             raise self._error(
                 event,
                 f"has {key}: {event.value[:40]}, expected {largest:g} at most",
@@ -298,31 +287,30 @@ class _Reader:
 
 def _number(text):
     """Read a number as YAML would, or more: None if it is none."""
-    try:
-        return float(text.replace("_", "").replace(":", ""))
-    except ValueError:
-        pass
-    try:
-        return int(text, 0)
-    except ValueError:
-        return None
+    text = text.lower().replace("_", "").replace(":", "")
+    for read in (float, lambda text: int(text, 0)):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return float("nan") if text.lstrip("+-") in (".inf", ".nan") else None
 
 
-def check_folder(folder, hparams_file=HPARAMS_FILE):
-    """Refuse the folder of a model that may do more than compute.
+def check_files(path, weights):
+    """Refuse a model that may do more than compute, by its two files.
 
     Arguments
     ---------
-    folder : str or Path
-        What ``merit export`` wrote, or somebody else.
-    hparams_file : str
-        Name of its YAML file.
+    path : str or Path
+        Its YAML file.
+    weights : str or Path
+        Its weights.
 
     Raises
     ------
     InputError
-        If the YAML names what no model does, or if the model's size is not
-        that of its weights. Nothing of that size is made to find out.
+        If the YAML names what no model does, or if what it builds is not of
+        the size of the weights. Nothing of that size is made to find out.
 
     Example
     -------
@@ -330,14 +318,57 @@ def check_folder(folder, hparams_file=HPARAMS_FILE):
     >>> from merit_modules.tiny import tiny_system
     >>> folder = getfixture("tmp_path") / "tiny"
     >>> save_folder(tiny_system(), folder, ["angry", "sad", "happy", "calm"])
-    >>> check_folder(folder)
+    >>> check_files(folder / "hyperparams.yaml", folder / WEIGHTS_FILE)
     """
-    path = Path(folder) / hparams_file
     text = read_bounded(path)
-    check_model_text(text, path)
-    weights = Path(folder) / WEIGHTS_FILE
-    if weights.is_file():
-        check_size(text, path, weights)
+    check_text(text, path)
+    try:
+        with safetensors.safe_open(weights, "pt") as file:
+            found = {k: _Shape(file.get_slice(k)) for k in file.keys()}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"{weights}: cannot be read: {error}") from error
+    n_most = _SLACK * sum(part.shape.numel() for part in found.values())
+    try:
+        with torch.device("meta"), _at_most(n_most + _LARGEST_INT, len(found)):
+            built = load_hyperpyyaml(text)["system"]
+        expected = built.state_dict()
+    except InputError:
+        raise
+    except Exception as error:  # of arguments that nobody has tried
+        raise InputError(
+            f"{path}: cannot be built: {type(error).__name__}: {error}"
+        ) from error
+    problems = compare_shapes(found, expected)
+    if problems:
+        raise InputError(f"{weights}: does not fit: " + "; ".join(problems[:8]))
+
+
+@contextlib.contextmanager
+def _at_most(n_values, n_tensors):
+    """Stop modules of this thread that hold more than the weights do.
+
+    Whatever is built counts, also what no system would hold: an argument
+    that is passed over, say.
+    """
+    thread, left = threading.get_ident(), [n_values, _SLACK * n_tensors + 1000]
+
+    def count(module, name, tensor):
+        if tensor is None or threading.get_ident() != thread:
+            return
+        left[0] -= tensor.numel()
+        left[1] -= 1
+        if min(left) < 0:
+            raise InputError("it is larger than its weights")
+
+    hooks = (
+        register_module_parameter_registration_hook(count),
+        register_module_buffer_registration_hook(count),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def read_bounded(path):
@@ -361,48 +392,14 @@ def read_bounded(path):
     try:
         with open(path, "rb") as stream:
             data = stream.read(_LARGEST_FILE + 1)
-        return data.decode("utf-8")
+        text = data.decode("utf-8")
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     except UnicodeDecodeError:
         raise InputError(f"{path}: expected text in UTF-8") from None
-
-
-def check_size(text, path, weights):
-    """Refuse a model whose size is not that of its weights.
-
-    Arguments
-    ---------
-    text : str
-        Its YAML file, checked by :func:`check_model_text`.
-    path : str or Path
-        What to call that in messages.
-    weights : str or Path
-        Its weights.
-
-    Raises
-    ------
-    InputError
-        Listing what does not fit.
-    """
-    try:
-        with safetensors.safe_open(weights, "pt") as file:
-            found = {k: _Shape(file.get_slice(k)) for k in file.keys()}
-    except (OSError, safetensors.SafetensorError) as error:
-        raise InputError(f"{weights}: cannot be read: {error}") from error
-    try:
-        with torch.device("meta"):
-            built = load_hyperpyyaml(text)["system"]
-        expected = built.state_dict()
-    except InputError:
-        raise
-    except Exception as error:  # of arguments that nobody has tried
-        raise InputError(
-            f"{path}: cannot be built: {type(error).__name__}: {error}"
-        ) from error
-    problems = compare_shapes(found, expected)
-    if problems:
-        raise InputError(f"{weights}: does not fit: " + "; ".join(problems[:8]))
+    if len(data) > _LARGEST_FILE:
+        raise InputError(f"{path}: expected a YAML file below 1 MiB")
+    return text
 
 
 class _Shape:

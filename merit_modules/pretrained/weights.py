@@ -43,7 +43,6 @@ def load_weights(module, path):
     """
     weights = read_weights(path)
     check_fit(path, weights, module.state_dict())
-    check_finite_weights(path, weights)
     module.load_state_dict(weights)
 
 
@@ -80,7 +79,7 @@ def read_weights(path):
 
 
 def check_fit(path, found, expected):
-    """Raise an error that lists all differences in names and shapes.
+    """Raise unless tensors are those of a module, and finite.
 
     Arguments
     ---------
@@ -94,7 +93,7 @@ def check_fit(path, found, expected):
     Raises
     ------
     InputError
-        If there is a difference.
+        Listing all differences, or the tensors with NaN or infinite values.
 
     Example
     -------
@@ -106,10 +105,21 @@ def check_fit(path, found, expected):
     problems = compare_shapes(found, expected)
     if problems:
         raise InputError(f"{path}: does not fit: " + "; ".join(problems))
+    bad = [
+        name
+        for name, tensor in found.items()
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all()
+    ]
+    if bad:
+        raise InputError(
+            f"{path}: NaN or infinite weights: {', '.join(bad[:8])}"
+        )
 
 
 def compare_shapes(found, expected):
-    """List how one set of tensors differs from another in names and shapes.
+    """List how one set of tensors differs from another: names, shapes, kinds.
+
+    Floats of any precision are of one kind: they are converted.
 
     Arguments
     ---------
@@ -130,7 +140,7 @@ def compare_shapes(found, expected):
     >>> compare_shapes({"v": a, "w": a}, {"v": b, "b": a})
     ['b: missing', 'v: expected (3,), got (2,)', 'w: not expected']
     """
-    lines = []
+    lines, both = [], (found, expected)
     for name in sorted(found.keys() | expected.keys()):
         if name not in found:
             lines.append(f"{name}: missing")
@@ -139,46 +149,10 @@ def compare_shapes(found, expected):
         elif found[name].shape != expected[name].shape:
             wanted, got = expected[name].shape, found[name].shape
             lines.append(f"{name}: expected {tuple(wanted)}, got {tuple(got)}")
-        elif _is_float(found[name]) != _is_float(expected[name]):
+        elif len({t[name].dtype.is_floating_point for t in both}) > 1:
             wanted, got = expected[name].dtype, found[name].dtype
             lines.append(f"{name}: expected {wanted}, got {got}")
     return lines
-
-
-def _is_float(tensor):
-    return tensor.dtype.is_floating_point  # in whatever precision
-
-
-def check_finite_weights(path, weights):
-    """Raise if a weight is NaN or infinite.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file that they came from.
-    weights : dict
-        Name to tensor.
-
-    Raises
-    ------
-    InputError
-        Naming the tensors.
-
-    Example
-    -------
-    >>> check_finite_weights("w.st", {"a": torch.tensor([float("nan")])})
-    Traceback (most recent call last):
-    merit_modules.errors.InputError: w.st: NaN or infinite weights: a
-    """
-    bad = [
-        name
-        for name, tensor in weights.items()
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all()
-    ]
-    if bad:
-        raise InputError(
-            f"{path}: NaN or infinite weights: {', '.join(bad[:8])}"
-        )
 
 
 def fingerprint(system):

@@ -22,7 +22,7 @@ from merit_modules.hparams import (
     read_text,
     with_absolute_includes,
 )
-from merit_modules.pretrained.trust import check_run_text, read_bounded
+from merit_modules.pretrained.trust import RUN_TAGS, check_text, read_bounded
 from merit_modules.training.defaults import with_defaults
 from merit_modules.training.seal import check_same_run, settings_of
 
@@ -44,11 +44,18 @@ def check_run(folder):
     InputError
         If so, or if it is no folder of a run.
     """
+    for name, text in zip((COMPOSED, OVERRIDES), _texts_of(folder)):
+        check_text(text, Path(folder) / name, RUN_TAGS)
+
+
+def _texts_of(folder):
+    texts = []
     for name in (COMPOSED, OVERRIDES):
         path = Path(folder) / name
         if not path.is_file():
             raise InputError(f"{folder}: no run: it has no file {name}")
-        check_run_text(read_bounded(path), path)
+        texts.append(read_bounded(path))
+    return texts
 
 
 def load_run(folder, overrides=None, trust=False):
@@ -147,13 +154,8 @@ def stated_by(folder):
     Traceback (most recent call last):
     merit_modules.errors.InputError: ...: no run: it has no file composed.yaml
     """
-    texts = []
-    for name in (COMPOSED, OVERRIDES):
-        path = Path(folder) / name
-        if not path.is_file():
-            raise InputError(f"{folder}: no run: it has no file {name}")
-        texts.append(path.read_text(encoding="utf-8"))
-    return texts[0], parse_overrides(texts[1])
+    text, overrides = _texts_of(folder)
+    return text, parse_overrides(overrides)
 
 
 def save_settings(hparams_file, overrides, folder):

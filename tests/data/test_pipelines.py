@@ -198,7 +198,9 @@ def test_scan_goes_on_after_a_bad_file(corpus, tmp_path, num_workers):
     expected, *_ = scan(dataset_of(good, mixer))
     assert (stats.mean, stats.std) == (expected.mean, expected.std)
     nothing = scan(dataset_of(bad, mixer), num_workers)
-    assert nothing[:4] == (None, [], problems, None)
+    told = {kind: found["count"] for kind, found in nothing.doubts.items()}
+    assert told == {"silence": 1, "soft": 1}
+    assert nothing == (None, [], problems, None, nothing.doubts)
 
 
 def test_errors_that_are_no_input_errors_are_not_hidden(corpus):

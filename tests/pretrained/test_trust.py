@@ -13,8 +13,8 @@ from merit_modules.inference import SparseMERIT
 from merit_modules.pretrained import load_folder, save_folder
 from merit_modules.pretrained.trust import (
     MODEL_TAGS,
-    check_model_text,
-    check_run_text,
+    RUN_TAGS,
+    check_text,
 )
 from merit_modules.tiny import tiny_system
 from tests.conftest import ROOT
@@ -91,6 +91,9 @@ SIZES = [
     ("n_experts: 3", "n_experts: 300000"),
     ("n_layer_reps: 3", "n_layer_reps: 1000000"),
     ("attention_span_s: null", "attention_span_s: 1.0e+9"),
+    ("attention_span_s: null", "attention_span_s: .inf"),
+    ("attention_span_s: null", "attention_span_s: -.INF"),
+    ('"model.safetensors"', '"another.safetensors"'),
     ('"model.safetensors"', '"../other/model.safetensors"'),
     ('"model.safetensors"', '"/etc/passwd"'),
     ("{hidden_size", '{_attn_implementation: "owner/kernel", hidden_size'),
@@ -105,6 +108,44 @@ def test_sizes_and_settings_have_bounds(folder, old, new):
     with pytest.raises(InputError):
         load_folder(folder)
     assert time.monotonic() - start < 5
+
+
+POOL = (
+    "!new:merit_modules.moe.ExpertPool {n_experts: 1000, input_size: 9000, "
+    "hidden_size: 9000, output_size: 9000}"
+)
+ENCODER = (
+    "!new:merit_modules.ssl.RandomSSLEncoder {model_type: wavlm, config: "
+    "{num_hidden_layers: 900}}"
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("modules:", f"other: {POOL}\nmodules:"),
+        ("modules:", f"others: [1, [{ENCODER}, {ENCODER}]]\nmodules:"),
+        ("{hidden_size", f"{{apply_spec_augment: {POOL}, hidden_size"),
+        ("n_layer_reps: 3", f"n_layer_reps: 3\n            eps: {POOL}"),
+    ],
+)
+def test_no_part_is_larger_than_the_weights(folder, old, new):
+    # Nothing of that size may be made: 324 GB would end this process.
+    change(folder, old=old, new=new)
+    start = time.monotonic()
+    for load in (load_folder, lambda f: SparseMERIT.from_hparams(source=f)):
+        with pytest.raises(InputError, match="larger than its weights|yaml"):
+            load(folder)
+    assert time.monotonic() - start < 10
+
+
+def test_without_weights_nothing_is_built(folder):
+    change(folder, "other: !new:merit_modules.moe.LayerNormConcat "
+           "{n_layer_reps: 2, dim: 4}\n")  # fmt: skip
+    (folder / "model.safetensors").unlink()
+    for load in (load_folder, lambda f: SparseMERIT.from_hparams(source=f)):
+        with pytest.raises(InputError, match="model.safetensors"):
+            load(folder)
 
 
 @pytest.mark.parametrize(
@@ -175,19 +216,19 @@ def test_all_recipes_are_known():
         *experiments(),
         ROOT / "tests/fixtures/before_rooms/run/composed.yaml",
     ]:
-        check_run_text(path.read_text(), path)
+        check_text(path.read_text(), path, RUN_TAGS)
     for name in ("model", "model_int8"):
         path = ROOT / f"tests/fixtures/before_rooms/{name}/hyperparams.yaml"
-        check_model_text(path.read_text(), path)
+        check_text(path.read_text(), path)
 
 
 def test_what_is_known_is_exact():
     for tag in MODEL_TAGS - {"!ref"}:
         with pytest.raises(InputError, match="names"):
-            check_model_text(f"x: {tag}x {{}}", "m.yaml")
+            check_text(f"x: {tag}x {{}}", "m.yaml")
         parts = tag.rpartition(".")
         with pytest.raises(InputError, match="names"):
-            check_model_text(f"x: {parts[0]}.os.{parts[2]} {{}}", "m.yaml")
+            check_text(f"x: {parts[0]}.os.{parts[2]} {{}}", "m.yaml")
 
 
 @pytest.mark.parametrize("command", ["evaluate", "export"])

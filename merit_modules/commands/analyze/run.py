@@ -68,6 +68,7 @@ class _Run:
         self.args = args
         self.output = output
         self.scratch = scratch
+        # Before its state is read; a new folder is made when all is checked.
         if args.out and os.path.isdir(args.out):
             hold(args.out)
         self.log = JobLog(args.out) if args.out else None
