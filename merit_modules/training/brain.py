@@ -21,6 +21,7 @@ from merit_modules.training.checkpoints import (
     SCORES,
     check_selection,
     find_best,
+    first_whole,
     save_best,
     scores_of,
 )
@@ -471,7 +472,7 @@ class JointBrain(sb.Brain):
         """
         score, found = self.hparams.checkpoint_score, []
         if self.checkpointer is not None:
-            found = find_best(self.checkpointer, score, SCORES[score], 1)
+            found = find_best(self.checkpointer, score, SCORES[score])
         if not found:
             given = self.hparams.init_from and self.hparams.init_parts == "all"
             if self.test_only and not given:
@@ -482,8 +483,9 @@ class JointBrain(sb.Brain):
                 )
             logger.warning("No checkpoint: the system is tested as it is.")
             return {}
-        self.checkpointer.load_checkpoint(found[0])
-        return scores_of(found[0])
+        (best,), _ = first_whole(found)
+        self.checkpointer.load_checkpoint(best)
+        return scores_of(best)
 
     def on_evaluate_start(self, max_key=None, min_key=None):
         """Keep the weights: :meth:`load_best` loads them, once for all sets."""
