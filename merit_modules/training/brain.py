@@ -34,6 +34,7 @@ from merit_modules.training.gradients import (
     task_gradients,
 )
 from merit_modules.training.schedule import Schedule
+from merit_modules.training.stopping import SavesWhenAsked
 from merit_modules.training.tracking import (
     EpochTracker,
     cut,
@@ -44,7 +45,7 @@ from merit_modules.training.tracking import (
 logger = get_logger(__name__)
 
 
-class JointBrain(sb.Brain):
+class JointBrain(SavesWhenAsked, sb.Brain):
     """Trains and evaluates a :class:`~merit_modules.system.JointSystem`.
 
     Stage 1 trains everything but the SSL encoder, stage 2 everything but its
@@ -364,13 +365,6 @@ class JointBrain(sb.Brain):
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.optimizer_step += 1
-
-    def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
-        # Gradients that wait for their step are in no checkpoint.
-        waiting = self.step % self.grad_accumulation_factor != 0
-        return not waiting and super()._should_save_intra_epoch_ckpt(
-            last_ckpt_time, steps_since_ckpt
-        )
 
     def make_dataloader(self, dataset, stage, **kwargs):
         """Make a loader; see ``speechbrain.Brain``."""
