@@ -15,7 +15,7 @@ from merit_modules.data.manifest import write_manifest
 from merit_modules.data.probing import probe_many
 from merit_modules.data.speaker_splits import speaker_disjoint_splits
 from merit_modules.errors import InputError
-from merit_modules.files import write_atomically
+from merit_modules.state import digest_of, read_state, write_state
 
 __all__ = [
     "STAMP",
@@ -63,7 +63,7 @@ def write_manifests(manifest_folder, manifests, stamp):
     with _naming(folder):
         for name, entries in manifests.items():
             write_manifest(folder / f"{name}.json", entries)
-        write_atomically(folder / STAMP, json.dumps(stamp, indent=2) + "\n")
+        write_state(folder / STAMP, stamp)
 
 
 def remove_stamp(manifest_folder):
@@ -121,10 +121,10 @@ def is_prepared(manifest_folder, names, stamp):
     if not all((folder / f"{name}.json").is_file() for name in names):
         return False
     try:
-        written = json.loads((folder / STAMP).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        written = read_state(folder / STAMP)
+    except (OSError, InputError):
         return False
-    return written == json.loads(json.dumps(stamp))
+    return digest_of(written) == digest_of(stamp)
 
 
 @contextmanager
