@@ -14,6 +14,7 @@ from pathlib import Path
 from merit_modules.data.manifest import write_manifest
 from merit_modules.data.probing import probe_many
 from merit_modules.data.speaker_splits import speaker_disjoint_splits
+from merit_modules.data.text import key as same
 from merit_modules.errors import InputError
 from merit_modules.files import write_atomically
 
@@ -167,7 +168,7 @@ def split_digest(entries):
 
 
 def check_disjoint(splits, key="spk_id", allow=()):
-    """Raise if something is in two splits.
+    """Raise if something is in two splits, in whatever spelling.
 
     Arguments
     ---------
@@ -192,21 +193,30 @@ def check_disjoint(splits, key="spk_id", allow=()):
     Traceback (most recent call last):
     merit_modules.errors.InputError: spk_id: expected each in one split, ...
     """
-    found = {}
+    allowed = {_identity(value) for value in allow}
+    found = {}  # by what is the same: spelling to a split
     for split, entries in splits.items():
         for entry in entries.values():
-            found.setdefault(entry.get(key), {})[split] = None
-    shared = {
-        value: list(names)
-        for value, names in found.items()
-        if len(names) > 1 and value not in allow
-    }
+            value = entry.get(key)
+            found.setdefault(_identity(value), {})[split, value] = None
+    shared = [
+        list(places)
+        for value, places in found.items()
+        if value not in allowed and len({split for split, _ in places}) > 1
+    ]
     if shared:
-        value, names = min(shared.items(), key=lambda item: str(item[0]))
+        places = min(shared, key=lambda places: str(places[0][1]))
+        (_, value), names = places[0], dict.fromkeys(s for s, _ in places)
+        others = {v: None for _, v in places if v != value}
+        also = f" (also {', '.join(map(repr, others))})" if others else ""
         raise InputError(
-            f"{key}: expected each in one split, got {value!r} in "
+            f"{key}: expected each in one split, got {value!r}{also} in "
             f"{' and '.join(names)} ({len(shared)} such in all)"
         )
+
+
+def _identity(value):
+    return value if value is None else same(value)
 
 
 def count_table(counts, known=None):
