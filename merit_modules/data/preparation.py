@@ -8,6 +8,7 @@ are whole or not there at all come from here.
 import errno
 import hashlib
 import json
+import os
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from merit_modules.data.manifest import write_manifest
 from merit_modules.data.probing import probe_many
 from merit_modules.data.speaker_splits import speaker_disjoint_splits
 from merit_modules.data.text import key as same
+from merit_modules.data.text import spellings
 from merit_modules.errors import InputError
 from merit_modules.files import write_atomically
 
@@ -26,6 +28,7 @@ __all__ = [
     "probe_many",
     "remove_stamp",
     "speaker_disjoint_splits",
+    "spelt_on_disk",
     "split_digest",
     "write_manifests",
 ]
@@ -137,6 +140,43 @@ def _naming(path):
         if error.errno == errno.ENOSPC:
             raise
         raise InputError(f"{path}: cannot be written: {error}") from error
+
+
+def spelt_on_disk(path, listed):
+    """Find a file whose name has another case or normal form on the disk.
+
+    Arguments
+    ---------
+    path : str
+        As a table has it, absolute.
+    listed : dict
+        What folders hold, kept from call to call; at first empty.
+
+    Returns
+    -------
+    str or None
+        The path if it is there, else the only one that is the same, if any.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> (folder / "u\u0308.wav").touch()
+    >>> spelt_on_disk(f"{folder}/Ü.WAV", {}) == f"{folder}/u\u0308.wav"
+    True
+    """
+    if os.path.lexists(path):
+        return path
+    folder, name = os.path.split(path)
+    folder = spelt_on_disk(folder, listed) if name else None
+    if folder is None:
+        return None
+    if folder not in listed:
+        try:
+            listed[folder] = spellings(os.listdir(folder))
+        except (OSError, ValueError):  # no folder; no such name in the locale
+            listed[folder] = {}
+    found = listed[folder].get(same(name), ())
+    return os.path.join(folder, found[0]) if len(found) == 1 else None
 
 
 def split_digest(entries):

@@ -8,16 +8,15 @@ found whatever their case. What is wrong is told with file and line.
 import codecs
 import csv
 import io
+import logging
 import re
 from pathlib import Path
 from typing import NamedTuple
 
-from speechbrain.utils.logger import get_logger
-
 from merit_modules.data import text as texts
 from merit_modules.errors import InputError
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 _DELIMITERS = ",;\t"
 _MARKS = {

@@ -14,7 +14,7 @@ from speechbrain.utils.logger import get_logger
 from speechbrain.utils.run_opts import RunOptions
 
 from merit_modules.errors import InputError
-from merit_modules.files import write_atomically
+from merit_modules.files import locale_problem, write_atomically
 from merit_modules.hparams import (
     format_overrides,
     load_hparams,
@@ -258,6 +258,9 @@ def as_command(main, argv=None):
         if {"-h", "--help"} & set(argv):
             print(usage(sys.modules[main.__module__].__doc__, argv))
             return 0
+        for word in argv:
+            if told := locale_problem(word):
+                raise InputError(told)
         main(argv)
     except InputError as error:
         # One that comes from a loader's worker brings its traceback along.

@@ -191,7 +191,11 @@ WRONG = {
     ),
     "text": ("wav,emo,duration", ["a,b,long"], "column duration: .*'long'"),
     "infinite": ("wav,emo,duration", ["a,b,inf"], "column duration: .*'inf'"),
-    "nan": ("wav,emo,duration", ["a,b,nan"], "column duration: .*'nan'"),
+    "no label": (
+        "wav,emo",
+        ["a,b", "c,nan", "d,N/A"],
+        "line 3, column emo: 'nan' stands for no value, expected a label",
+    ),
     "case": (
         "wav,emo",
         ["a,Calm", "b,calm"],
@@ -230,9 +234,9 @@ def test_a_file_that_is_no_csv(tmp_path):
         rows_module.read_rows(tmp_path / "no.csv")
     with pytest.raises(InputError, match="expected a CSV file: Is a direct"):
         rows_module.read_rows(tmp_path)
-    path = tmp_path / "latin.csv"
-    path.write_bytes("wav,emo\na.wav,gelöst\n".encode("latin-1"))
-    with pytest.raises(InputError, match=r"latin.csv, line 2: expected UTF-8"):
+    path = tmp_path / "broken.csv"
+    path.write_bytes("wav,emo\nü.wav,gel".encode() + b"\xf6st\n")
+    with pytest.raises(InputError, match=r"broken.csv, line 2: expected UTF-8"):
         rows_module.read_rows(path)
 
 
