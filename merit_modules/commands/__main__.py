@@ -7,6 +7,7 @@ import sys
 
 from merit_modules import __version__
 from merit_modules.errors import InputError
+from merit_modules.files import locale_problem
 
 #: Modules of this room that add subcommands, in the order of the help: to use
 #: a model, to train and compare, to make folders.
@@ -68,6 +69,9 @@ def main(argv=None):
         return 0
     args.rest = rest
     try:
+        for word in [*argv, *rest]:
+            if told := locale_problem(word):
+                raise InputError(told)
         code = args.run(args)
         sys.stdout.flush()
         return code
