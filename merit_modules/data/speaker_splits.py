@@ -89,7 +89,7 @@ def speaker_disjoint_splits(entries, shares=SHARES, seed=1234):
             balance.put(group, split)
     balance.fill(alone, 0, seed, "alone")
     if not balance.is_whole():
-        balance = _whole(labels, shares, speakers | alone, seed)
+        balance = _whole(labels, shares, speakers, alone, seed)
     return balance.splits(entries)
 
 
@@ -108,11 +108,12 @@ def _groups(entries):
     return {("speaker", names[k]): v for k, v in speakers.items()}, alone
 
 
-def _whole(labels, shares, groups, seed):
+def _whole(labels, shares, speakers, alone, seed):
     """Split so that every class is in every split, whatever the balance."""
+    groups = speakers | alone
     _check_possible(labels, shares, groups)
     trials = []
-    for i in range(_N_TRIALS):
+    for i in range(_N_TRIALS if speakers else 1):
         balance = _Balance(labels, shares, groups, must_stay_whole=True)
         if not balance.give_each(seed, i):
             if balance.n_tried <= _MAX_TRIED:
@@ -122,14 +123,16 @@ def _whole(labels, shares, groups, seed):
                     "the same rare ones; give fewer splits or other speakers"
                 )
             continue
-        rest = [group for group in groups if group not in balance.split_of]
-        trials.append(balance.fill(rest, 0, seed, i))
+        rest = [group for group in speakers if group not in balance.split_of]
+        trials.append(balance.fill(rest, len(alone), seed, i))
     if not trials:
         raise InputError(
             f"{_each_class(shares)}; no such way to part these speakers was "
             f"found in {_N_TRIALS * _MAX_TRIED} tries; say where each goes"
         )
-    return min(trials, key=_Balance.cost)
+    best = min(trials, key=_Balance.cost)
+    rest = [group for group in alone if group not in best.split_of]
+    return best.fill(rest, 0, seed, "alone")
 
 
 def _each_class(shares):
@@ -217,7 +220,14 @@ class _Balance:
         What fewest groups can give is given first, and taken back where it
         leads to nothing: every way is tried, up to a bound.
         """
-        order = sorted(self._sizes, key=lambda group: keyed_seed(*key, group))
+        order, n_alike = [], Counter()
+        for group in sorted(self._sizes, key=lambda g: keyed_seed(*key, g)):
+            sizes = frozenset(self._sizes[group].items())
+            n_alike[sizes] += 1
+            # Of single utterances alike, no more than one per split help.
+            one = self._sizes[group][_ALL] == 1
+            if not one or n_alike[sizes] <= len(self._n_groups):
+                order.append(group)
         barred = {group: set() for group in order}
         self.n_tried = 0
         return self._give(order, barred)

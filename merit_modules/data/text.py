@@ -40,7 +40,10 @@ def key(text):
     >>> key(" Spk1\u200b") == key("SPK1"), key("u\u0308") == key("\u00dc")
     (True, True)
     """
-    text = "".join(c for c in str(text) if not _is_unseen(c))
+    text = str(text)
+    if text.isascii():
+        return text.strip().casefold()
+    text = "".join(c for c in text if not _is_unseen(c))
     text = unicodedata.normalize("NFD", text)
     return unicodedata.normalize("NFD", text.casefold()).strip()
 
@@ -84,6 +87,7 @@ def trim(text):
     >>> trim("\u200b a b.wav\u00a0")
     'a b.wav'
     """
+    text = text.strip()
     start, end = 0, len(text)
     while start < end and (text[start].isspace() or _is_unseen(text[start])):
         start += 1
