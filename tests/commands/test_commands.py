@@ -285,6 +285,14 @@ def test_clashes_name_both(model, tmp_path, capsys):
     assert run("classify", *inputs, *command) == 2
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+def test_lists_in_any_encoding(tmp_path, encoding):
+    path = tmp_path / "list.txt"
+    path.write_bytes("# mine\r\nGlück.wav\r\n".encode(encoding))
+    (job,) = collect_jobs([str(path)])
+    assert job.path == str(tmp_path / "Glück.wav")
+
+
 @given(names=st.sets(st.sampled_from(["a", "A", "b", "a.wav"]), min_size=1))
 @settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None

@@ -13,7 +13,13 @@ from collections import Counter
 from pathlib import Path
 
 from manifest_rows import read_rows
-from manifest_splits import SHARES, UNKNOWN, check_classes, make_splits
+from manifest_splits import (
+    SHARES,
+    UNKNOWN,
+    check_classes,
+    make_splits,
+    warn_of_few,
+)
 from speechbrain.utils.logger import get_logger
 
 from merit_modules.data.audio import raise_if_broken
@@ -198,6 +204,7 @@ def prepare_manifest(
     }
     splits = make_splits(manifest_csv, rows, entries, seed, fold, n_folds)
     check_classes(manifest_csv, rows, splits, emotions)
+    warn_of_few(manifest_csv, splits, fold)
     # An old stamp must not vouch for what a stopped run leaves behind.
     remove_stamp(manifest_folder)
     prepare_noise(noise_folder, manifest_folder, seed)

@@ -138,7 +138,7 @@ def _made(manifest_csv, pool, shares, seed):
 
 
 def check_classes(manifest_csv, rows, splits, emotions):
-    """Make sure that every class is in every split; warn where it is rare.
+    """Make sure that every class is in every split.
 
     Arguments
     ---------
@@ -175,11 +175,40 @@ def check_classes(manifest_csv, rows, splits, emotions):
                 f"split {split}; it is in {len(lines)} rows in all, and the "
                 "column split can say where each goes"
             )
-    few = Counter(entry["emo"] for entry in splits.get("test", {}).values())
-    told = [f"{few[name]} {name}" for name in emotions if few[name] < FEW]
-    if told and "test" in splits:
-        logger.warning(
-            f"{manifest_csv}: few test utterances: {', '.join(told)}; what is "
-            "right of so few says little. merit folds with --folds 0-4 tests "
-            "every utterance once"
+
+
+def warn_of_few(manifest_csv, splits, fold=None):
+    """Warn of classes that the test set has little of.
+
+    Arguments
+    ---------
+    manifest_csv : str or Path
+        The CSV file, for messages.
+    splits : dict
+        ``{split: {id: entry}}``.
+    fold : int, optional
+        The fold that they are; without it, folds are offered.
+
+    Example
+    -------
+    >>> warn_of_few("list.csv", {"test": {}})
+    """
+    n_test = Counter(entry["emo"] for entry in splits["test"].values())
+    few = [f"{n} {name}" for name, n in sorted(n_test.items()) if n < FEW]
+    if not few:
+        return
+    speakers = {}
+    for entries in splits.values():
+        for entry in entries.values():
+            speakers.setdefault(entry["emo"], set()).add(entry["spk_id"])
+    n_folds = min(5, *map(len, speakers.values()))
+    offer = ""
+    if fold is None and n_folds >= 3:
+        offer = (
+            f"; merit folds with --folds 0-{n_folds - 1}, and --n_folds "
+            f"{n_folds} after --, tests every utterance once"
         )
+    logger.warning(
+        f"{manifest_csv}: few test utterances: {', '.join(few)}; what is right "
+        f"of so few says little{offer}"
+    )
