@@ -471,7 +471,8 @@ def test_a_speaker_in_many_spellings_is_one(corpus, caplog):
     assert [len(speakers(splits[name])) for name in SPLITS] == [4, 1, 1]
     assert "leak" not in caplog.text
     place = f"{corpus}/mine/list.csv, column spk_id: taken for one speaker"
-    assert f"{place}: 'ANNA', 'anna'" in caplog.text
+    assert f"{place}: 'ANNA' = 'anna', 'BEN' = 'ben'" in caplog.text
+    assert "(6 in all)" in caplog.text
 
 
 def test_leading_zeros_are_told(corpus, caplog):
@@ -481,7 +482,9 @@ def test_leading_zeros_are_told(corpus, caplog):
     ]
     write_csv(corpus, lines)
     prepare(corpus)
-    assert "column spk_id: taken for 2 speakers: '01', '1'; if" in caplog.text
+    assert (
+        "column spk_id: not taken for one speaker: '01' = '1'; w" in caplog.text
+    )
 
 
 @settings(suppress_health_check=list(HealthCheck), deadline=None)

@@ -38,6 +38,7 @@ SPLIT_NAMES = {
 }
 
 _MAX_DURATION_S = 1e6
+N_NAMED = 5  # of many speakers, so many are named in a note
 
 
 class Row(NamedTuple):
@@ -144,17 +145,23 @@ def _one_spelling(manifest_csv, rows, extra):
         for row in rows
     ]
     place = f"{manifest_csv}, column spk_id"
-    notes = [
-        f"{place}: taken for one speaker: {', '.join(map(repr, several))}"
-        for several in spelt.values()
-        if len(several) > 1
-    ]
-    notes += [
-        f"{place}: taken for {len(several)} speakers: "
-        f"{', '.join(map(repr, several))}; if they are one, write it one way"
-        for several in look_alikes(speakers)
-    ]
+    several = [names for names in spelt.values() if len(names) > 1]
+    alike = look_alikes(speakers)
+    notes = []
+    if several:
+        notes.append(f"{place}: taken for one speaker: {_listed(several)}")
+    if alike:
+        notes.append(
+            f"{place}: not taken for one speaker: {_listed(alike)}; where "
+            "they are one, write it in one way"
+        )
     return rows, extra, notes
+
+
+def _listed(groups):
+    shown = [" = ".join(map(repr, names)) for names in groups[:N_NAMED]]
+    more = f" ({len(groups)} in all)" if len(groups) > N_NAMED else ""
+    return ", ".join(shown) + more
 
 
 class _RowReader:
