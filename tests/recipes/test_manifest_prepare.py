@@ -471,7 +471,7 @@ def test_a_speaker_in_many_spellings_is_one(corpus, caplog):
     assert [len(speakers(splits[name])) for name in SPLITS] == [4, 1, 1]
     assert "leak" not in caplog.text
     place = f"{corpus}/mine/list.csv, column spk_id: taken for one speaker"
-    assert f"{place}: 'ANNA' = 'anna', 'BEN' = 'ben'" in caplog.text
+    assert f"{place}: 'ANNA' = 'anna', 'Ben' = 'ben'" in caplog.text
     assert "(6 in all)" in caplog.text
 
 
