@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import sys
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,6 +90,41 @@ def write_atomically(path, text):
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def locale_problem(path):
+    """Say why a path cannot be used in this locale.
+
+    Arguments
+    ---------
+    path : str or Path
+        A path, or a word of the command line.
+
+    Returns
+    -------
+    str or None
+        None if it can be used.
+
+    Example
+    -------
+    >>> locale_problem("Glück.wav") is None
+    True
+    """
+    path = os.fspath(path)
+    try:
+        shown = os.fsencode(path).decode("utf-8")
+    except UnicodeDecodeError:  # in no encoding that we know
+        return None
+    except UnicodeEncodeError:
+        shown = path
+    else:
+        if shown == path:
+            return None
+    return (
+        f"{shown}: the locale of this shell (encoding "
+        f"{sys.getfilesystemencoding()}) does not have these characters; set "
+        "PYTHONUTF8=1, or LC_ALL=C.UTF-8"
+    )
 
 
 class AudioFiles(NamedTuple):

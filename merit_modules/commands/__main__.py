@@ -6,7 +6,8 @@ import os
 import sys
 
 from merit_modules import __version__
-from merit_modules.errors import told
+from merit_modules.errors import InputError
+from merit_modules.files import locale_problem
 from merit_modules.state import let_go
 
 #: Modules of this room that add subcommands, in the order of the help: to use
@@ -69,6 +70,9 @@ def main(argv=None):
         return 0
     args.rest = rest
     try:
+        for word in [*argv, *rest]:
+            if problem := locale_problem(word):
+                raise InputError(problem)
         code = args.run(args)
         sys.stdout.flush()
         return code

@@ -16,7 +16,7 @@ from speechbrain.utils.logger import get_logger
 from speechbrain.utils.run_opts import RunOptions
 
 from merit_modules.errors import InputError, told
-from merit_modules.files import write_atomically
+from merit_modules.files import locale_problem, write_atomically
 from merit_modules.hparams import (
     explained,
     format_overrides,
@@ -327,6 +327,9 @@ def as_command(main, argv=None):
         if {"-h", "--help"} & set(argv):
             print(usage(sys.modules[main.__module__].__doc__, argv))
             return 0
+        for word in argv:
+            if problem := locale_problem(word):
+                raise InputError(problem)
         if START_OVER in argv:
             argv.remove(START_OVER)
             set_aside(argv)

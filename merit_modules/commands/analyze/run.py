@@ -27,6 +27,7 @@ from merit_modules.commands.analyze.streams import (
     spool_input,
 )
 from merit_modules.errors import InputError
+from merit_modules.files import locale_problem
 from merit_modules.inference import SparseMERIT
 from merit_modules.inference.audio import FileSource
 from merit_modules.inference.interface import SEGMENT_S
@@ -232,7 +233,8 @@ class _Run:
         def open_recording():
             if printable(path) != path:  # libsndfile takes no other
                 raise InputError(
-                    f"{job.file}: expected a name in UTF-8; rename the file"
+                    locale_problem(path)
+                    or f"{job.file}: expected a name in UTF-8; rename the file"
                 )
             if self.log is not None:
                 self.log.claim(job, outputs)
