@@ -6,7 +6,7 @@ import os
 import sys
 
 from merit_modules import __version__
-from merit_modules.errors import InputError
+from merit_modules.errors import InputError, told
 from merit_modules.files import locale_problem
 from merit_modules.state import let_go
 
