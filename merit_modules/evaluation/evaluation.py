@@ -68,6 +68,7 @@ class Evaluation:
         self.folder = Path(output_folder)
         self.loader_kwargs = loader_kwargs
         validation = brain.load_best()
+        brain.target.temperature = validation.get("temperature", 1.0)
         self.settings = {
             **settings,
             "validation": validation,

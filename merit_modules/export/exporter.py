@@ -115,4 +115,7 @@ def _facts(run):
         names.insert(0, "ser_target")
         if run.hparams["ser_target"] == "attributes":
             names.insert(1, "attribute_scale")
-    return {name: run.hparams[name] for name in names}
+    facts = {name: run.hparams[name] for name in names}
+    if "ser" in run.tasks and "temperature" in run.weights.validation:
+        facts["temperature"] = round(run.weights.validation["temperature"], 4)
+    return facts

@@ -18,6 +18,7 @@ from merit_modules.data.seeding import keyed_seed
 from merit_modules.errors import InputError
 from merit_modules.training.augmentation import AlignedAugmenter
 from merit_modules.training.checkpoints import (
+    KEPT,
     SCORES,
     check_selection,
     find_best,
@@ -420,6 +421,7 @@ class JointBrain(SavesWhenAsked, sb.Brain):
         if self._records:
             scores = self.target.scores(self._records)
             stats |= {name: scores[name] for name in self.target.score_names}
+            stats |= self.target.calibration(self._records)
         log_epoch(
             self.hparams,
             {"epoch": epoch, "lr": self.schedule.rate},
@@ -442,7 +444,7 @@ class JointBrain(SavesWhenAsked, sb.Brain):
         if self.checkpointer is not None:
             save_best(
                 self.checkpointer,
-                {k: stats[k] for k in SCORES if k in stats},
+                {k: stats[k] for k in KEPT if k in stats},
                 score,
                 SCORES[score],
                 self.hparams.keep_checkpoints,

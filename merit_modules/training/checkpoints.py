@@ -40,6 +40,9 @@ SCORES = {
     "si_sdr_gain_db": "max",
 }
 
+#: What a checkpoint says of itself.
+KEPT = (*SCORES, "temperature")
+
 logger = get_logger(__name__)
 # SpeechBrain 1.1 marks its hooks but does not register them: in a resumed run
 # the patience would begin again.
@@ -365,7 +368,7 @@ def scores_of(checkpoint):
     Returns
     -------
     dict
-        Name to number; names as in :data:`SCORES`.
+        Name to number; names as in :data:`KEPT`.
 
     Example
     -------
@@ -374,7 +377,7 @@ def scores_of(checkpoint):
     >>> scores_of(Checkpoint("CKPT+3", meta, {}))
     {'epoch': 3, 'uar': 0.5}
     """
-    return {k: v for k, v in checkpoint.meta.items() if k in SCORES}
+    return {k: v for k, v in checkpoint.meta.items() if k in KEPT}
 
 
 def find_best(checkpointer, score, direction, number=None):

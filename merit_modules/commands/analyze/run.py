@@ -21,6 +21,7 @@ from merit_modules.commands.analyze.job_log import (
     check_source,
     fingerprint_model,
 )
+from merit_modules.commands.analyze.result_files import as_line
 from merit_modules.commands.analyze.streams import (
     DataOutput,
     quiet_libraries,
@@ -253,6 +254,8 @@ class _Run:
         if self.log is None or job.path == STANDARD_INPUT:
             if self.args.command == "enhance":
                 self.output.write_file(analysis.enhanced_path)
+            elif self.args.command == "classify" and self.output.is_terminal:
+                self.output.write_line(as_line(told))
             else:
                 self.output.write_line(json.dumps(told, ensure_ascii=False))
         self.n_done += 1
