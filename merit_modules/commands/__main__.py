@@ -6,6 +6,7 @@ import os
 import sys
 
 from merit_modules import __version__
+from merit_modules.data.escaping import escape_logs, terminal
 from merit_modules.errors import InputError
 
 #: Modules of this room that add subcommands, in the order of the help: to use
@@ -67,6 +68,7 @@ def main(argv=None):
         parser.print_help()
         return 0
     args.rest = rest
+    escape_logs()
     try:
         code = args.run(args)
         sys.stdout.flush()
@@ -74,7 +76,7 @@ def main(argv=None):
     except InputError as error:
         # One that comes from a loader's worker brings its traceback along.
         message = str(error).rsplit("InputError: ", 1)[-1].strip()
-        print(f"error: {message}", file=sys.stderr)
+        print(terminal(f"error: {message}", keep="\n"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
@@ -94,8 +96,16 @@ def _split(argv):
     return argv[:at], argv[at + 1 :]
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that repeats what it was given as text alone."""
+
+    def error(self, message):
+        """Say what is wrong, and exit."""
+        super().error(terminal(message))
+
+
 def _parser():
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="merit",
         description="Speech enhancement and emotion recognition: use, train "
         "and compare models.",

@@ -13,6 +13,7 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.run_opts import RunOptions
 
+from merit_modules.data.escaping import escape_logs
 from merit_modules.errors import InputError
 from merit_modules.files import write_atomically
 from merit_modules.hparams import (
@@ -254,6 +255,7 @@ def as_command(main, argv=None):
     2
     """
     argv = sys.argv[1:] if argv is None else argv
+    escape_logs()
     try:
         if {"-h", "--help"} & set(argv):
             print(usage(sys.modules[main.__module__].__doc__, argv))
