@@ -12,6 +12,7 @@ from merit_modules.evaluation.metrics.table import results_table
 from merit_modules.export.card_metadata import front_matter
 from merit_modules.export.card_text import (
     count_speakers,
+    general_limits,
     minutes_of,
     noise_lines,
     noise_size,
@@ -69,7 +70,7 @@ def model_card(run, about, name, int8=False):
             about.url,
         ),
         _results(run, notes),
-        _section("Limits", _limits(run, about)),
+        _section("Limits", limits(run, about)),
         _section("Licences", _licences(run, about)),
         f"## Versions\n\n{_versions('Exported', versions())}\n",
     ]
@@ -200,7 +201,21 @@ def _measured(run):
     return [*lines, _versions("Tested", results.get("versions", {}))]
 
 
-def _limits(run, about):
+def limits(run, about):
+    """Say what a model is not for, or not known to do.
+
+    Arguments
+    ---------
+    run : FinishedRun
+        The run.
+    about : CorpusAbout
+        What is known of its corpus.
+
+    Returns
+    -------
+    list of str
+        Sentences, in plain text.
+    """
     hparams = run.hparams
     languages = ", ".join(about.language or [])
     lines = [
@@ -223,11 +238,6 @@ def _limits(run, about):
             f"Little is known beyond its data: {start} {minutes:.1f} minutes "
             f"of speech by {voices}."
         )
-    if "ser" in run.tasks and hparams["ser_target"] != "attributes":
-        lines.append(
-            f"Emotion: it knows {', '.join(run.labels)} and nothing else, "
-            "and gives one of them for any input, silence included."
-        )
     if about.kind in ("acted", "synthetic"):
         lines.append(
             f"The training speech is {about.kind}: how people speak who "
@@ -241,20 +251,9 @@ def _limits(run, about):
             "louder or other noise, reverberation and several voices at once "
             "are outside of it."
         )
-    rate = hparams["sample_rate_hz"]
-    lines.append(f"Frequencies above {rate // 2} Hz are not used.")
-    if "se" in run.tasks:
-        lines[-1] = (
-            f"Frequencies above {rate // 2} Hz are not used, and enhanced "
-            "speech holds none."
-        )
-    if "ser" in run.tasks:
-        lines.append(
-            "What it says of an emotion is an estimate from the sound of a "
-            "voice, often wrong. It is not for decisions about people: "
-            "hiring, schools, police, borders, insurance, health."
-        )
-    return lines
+    labels = None if hparams["ser_target"] == "attributes" else run.labels
+    rate_hz = hparams["sample_rate_hz"]
+    return lines + general_limits(run.tasks, labels, rate_hz)
 
 
 def _licences(run, about):
@@ -278,13 +277,15 @@ def _versions(what, found):
     return f"{what} with " + ", ".join(f"{k} {v}" for k, v in found.items())
 
 
-def about_run(run, int8=False):
+def about_run(run, corpus, int8=False):
     """Say where an exported model comes from, for ``about.json``.
 
     Arguments
     ---------
     run : FinishedRun
         The run.
+    corpus : CorpusAbout
+        What is known of its corpus.
     int8 : bool
         Whether its weights were quantised.
 
@@ -303,4 +304,6 @@ def about_run(run, int8=False):
         "weights": weights_text(weights),
         "validation": weights.validation,
         **({"quantization": "int8"} if int8 else {}),
+        "trained_on": speech_lines(run, corpus)[:2],
+        "limits": limits(run, corpus),
     }

@@ -247,6 +247,47 @@ def _brings_ssl(parts):
     return parts == "all" or "ssl_encoder" in parts
 
 
+def general_limits(tasks, labels, sample_rate_hz):
+    """Say what holds for any model of this kind.
+
+    Arguments
+    ---------
+    tasks : sequence of str
+        What it does: ``se``, ``ser``.
+    labels : sequence of str or None
+        Its classes; None if it has attributes.
+    sample_rate_hz : int
+        Its sample rate.
+
+    Returns
+    -------
+    list of str
+        Sentences, in plain text.
+
+    Example
+    -------
+    >>> general_limits(["se"], None, 16000)
+    ['Frequencies above 8000 Hz are not used, and enhanced speech holds none.']
+    """
+    lines, recognises = [], "ser" in tasks
+    if recognises and labels is not None:
+        lines.append(
+            f"Emotion: it knows {', '.join(labels)} and nothing else, "
+            "and gives one of them for any input, silence included."
+        )
+    lines.append(
+        f"Frequencies above {sample_rate_hz // 2} Hz are not used"
+        + (", and enhanced speech holds none." if "se" in tasks else ".")
+    )
+    if recognises:
+        lines.append(
+            "What it says of an emotion is an estimate from the sound of a "
+            "voice, often wrong. It is not for decisions about people: "
+            "hiring, schools, police, borders, insurance, health."
+        )
+    return lines
+
+
 _MODELS = {"wavlm": "WavLM", "hubert": "HuBERT", "wav2vec2": "wav2vec 2.0"}
 
 

@@ -49,7 +49,6 @@ def broken(folder):
     (folder / "empty.wav").touch()
     (folder / "text.wav").write_text("no sound at all")
     (folder / "image.wav").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(99))
-    write(folder / "odd.wav", 4000, rate_hz=44101)
     write(folder / "long.wav", 80000, rate_hz=8000)
     return {
         "nan.wav": "nan.wav: 1 of 4000 samples are NaN",
@@ -57,7 +56,6 @@ def broken(folder):
         "empty.wav": "empty.wav: the audio file is empty (0 bytes)",
         "text.wav": "text.wav: cannot be read as audio",
         "image.wav": "image.wav: cannot be read as audio",
-        "odd.wav": "odd.wav: expected a usual sample rate",
         "long.wav": "long.wav: expected at most 0.1 minutes, got 0.2",
     }
 
