@@ -88,10 +88,10 @@ class Server:
         """All files of visitors that are there."""
         return [path for path in self.tmp.rglob("*") if path.is_file()]
 
-    def post(self, path, body, content_type):
+    def post(self, path, body, content_type, **headers):
         host = urlsplit(self.url).netloc
         connection = http.client.HTTPConnection(host, timeout=30)
-        headers = {"Content-Type": content_type}
+        headers["Content-Type"] = content_type
         connection.request("POST", path, body, headers)
         answer = connection.getresponse()
         return answer.status, answer.read().decode()
@@ -137,8 +137,13 @@ class Visitor:
         local = (url, "data:", "blob:")
         return [sent for sent in self.requests if not sent.startswith(local)]
 
-    def load(self, path):
+    def choose(self, path):
+        if not self.page.locator("#recording input[type=file]").count():
+            self.page.click("#recording button[aria-label=Clear]")
         self.page.set_input_files("#recording input[type=file]", path)
+
+    def load(self, path):
+        self.choose(path)
         self.page.wait_for_selector("#recording button[aria-label=Clear]")
 
     def wait(self, path):

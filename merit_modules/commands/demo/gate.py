@@ -18,7 +18,7 @@ HEADERS_S, GRACE_S = 15.0, 20.0
 MIN_BYTES_PER_S = 2**14
 #: Of what is refused, seconds and share of the limit that are read on.
 DRAIN_S, DRAIN_SHARE = 20.0, 16
-_UPLOAD = "/upload"
+_UPLOAD, _CLOSE = "/upload", (b"connection", b"close")
 
 
 class OwnHosts:
@@ -143,14 +143,14 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if scope["path"].endswith("/openapi.json"):
+            await _answer(send, 404, "Not Found")
+            return
         is_upload = scope["path"].endswith(_UPLOAD)
         limit = self.max_bytes if is_upload else MARGIN_BYTES
         told = dict(scope["headers"]).get(b"content-length")
         if told is not None and not (told.isdigit() and int(told) <= limit):
             await self._refuse(413, self.message, receive, send)
-            return
-        if scope["path"].endswith("/openapi.json"):
-            await _answer(send, 404, "Not Found")
             return
         with contextlib.ExitStack() as stack:
             if is_upload and scope["method"] == "POST":
@@ -164,7 +164,11 @@ class BodyLimit:
 
     async def _pass(self, limit, scope, receive, send):
         start_s, n_bytes = time.monotonic(), 0
-        is_whole = is_started = is_refused = False
+        is_started = is_refused = False
+        headers = dict(scope["headers"])
+        is_whole = b"transfer-encoding" not in headers and (
+            int(headers.get(b"content-length", 0)) == 0
+        )
 
         async def counted():
             nonlocal n_bytes, is_whole, is_refused
@@ -183,14 +187,24 @@ class BodyLimit:
                 refusal = 413, self.message
             is_refused = True
             if not is_started:
-                await self._refuse(*refusal, receive, send)
+                rest = _nothing if is_whole else receive
+                await self._refuse(*refusal, rest, send)
             return {"type": "http.disconnect"}
 
         async def answer(message):
             nonlocal is_started
             is_started = True
-            if not is_refused:
+            if is_refused:
+                return
+            if is_whole:
                 await send(message)
+            elif message["type"] == "http.response.start":
+                kept = [h for h in message["headers"] if h != _CLOSE]
+                await send({**message, "headers": [*kept, _CLOSE]})
+            else:  # the application has an answer before it has read all
+                await send({**message, "more_body": True})
+                if not message.get("more_body", False):
+                    await self._drain(receive, send)
 
         try:
             await self.app(scope, counted, answer)
@@ -201,6 +215,10 @@ class BodyLimit:
 
     async def _refuse(self, status, message, receive, send):
         await _answer(send, status, message, more_body=True)
+        await self._drain(receive, send)
+
+    async def _drain(self, receive, send):
+        """Let the client send on for a while; then end the answer."""
         n_bytes, end_s = 0, time.monotonic() + DRAIN_S
         with contextlib.suppress(asyncio.TimeoutError):
             while n_bytes <= DRAIN_SHARE * self.max_bytes:
@@ -209,6 +227,10 @@ class BodyLimit:
                 if not found.get("more_body", False):
                     break
         await send({"type": "http.response.body", "body": b""})
+
+
+async def _nothing():
+    return {"type": "http.request", "body": b"", "more_body": False}
 
 
 async def _before(end_s, receive):
@@ -222,7 +244,7 @@ async def _answer(send, status, message, more_body=False):
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
-        (b"connection", b"close"),
+        _CLOSE,
     ]
     start = {"type": "http.response.start", "status": status}
     await send({**start, "headers": headers})

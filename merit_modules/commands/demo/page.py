@@ -87,6 +87,7 @@ def build_page(model, about, files, limits):
             SEGMENT_S,
             step=0.5,
             label="Seconds per segment of the timeline",
+            elem_id="segment_s",
             visible="ser" in model.engine.tasks,
         )
         button = gr.Button("Analyse", variant="primary", elem_id="analyse")
