@@ -228,6 +228,8 @@ def test_other_names_and_pages_get_nothing(server, speech):
 
     evil, before = "http://evil.example", server.files()
     assert ask("/config")[0] == ask("/config", Host="localhost")[0] == 200
+    mine = {"Host": "my.example", "Origin": "https://my.example"}
+    assert ask("/config", **mine)[0] == 200
     for path in ("/config", "/", "/gradio_api/info"):
         status, text = ask(path, Host="evil.example", Origin=evil)
         assert status == 403 and "--allow-host" in text

@@ -70,6 +70,7 @@ class Server:
         self.log = folder / "log.txt"
         command = [sys.executable, "-c", SERVER, self.network, "demo"]
         command += ["--model", model_folder, "--max-upload-mb", str(MAX_MB)]
+        command += ["--allow-host", "my.example"]
         env = os.environ | {"TMPDIR": str(self.tmp), "OMP_NUM_THREADS": "1"}
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
