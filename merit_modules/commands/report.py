@@ -2,6 +2,8 @@
 
 import sys
 
+from merit_modules.data.escaping import terminal
+
 SHOWN = ("f1_macro", "ccc_", "si_sdr_db")  # on the screen
 #: Named here, too, so that the help is there without loading any library.
 TESTS = ("bootstrap", "permutation", "subsets", "mcnemar", "wilcoxon")
@@ -64,7 +66,7 @@ def _run(args):
         args.baseline, args.test, args.alpha, args.resamples, args.seed
     )
     content = write_report(args.runs, args.out, settings, args.title)
-    print("\n".join(content["about"]))
+    print(terminal("\n".join(content["about"]), keep="\n"))
     for name, table in content["scores"].items():
         if not name.startswith(SHOWN):
             continue
@@ -73,7 +75,7 @@ def _run(args):
                 f"{column} {cell['score']:.3f}{cell.get('mark', '')}"
                 for column, cell in cells.items()
             )
-            print(f"{name}: {system}: {shown}")
+            print(terminal(f"{name}: {system}: {shown}"))
     print(
         f"Written: {args.out}/report.html, report.md, tables.tex, tables.csv, "
         "report.json, figures/"

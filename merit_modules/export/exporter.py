@@ -86,7 +86,7 @@ def export_run(
         folder,
         run.labels,
         run.hparams["sample_rate_hz"],
-        about=about_run(run, int8),
+        about=about_run(run, about, int8),
         facts=_facts(run),
         card=card,
     )

@@ -1,5 +1,6 @@
 """Load a system's folder, whole or in parts: see the room's own text."""
 
+import json
 from pathlib import Path
 
 import ruamel.yaml
@@ -8,8 +9,12 @@ from ruamel.yaml.error import YAMLError
 
 from merit_modules.errors import InputError
 from merit_modules.hparams import load_hparams
-from merit_modules.pretrained.save import HPARAMS_FILE, WEIGHTS_FILE
-from merit_modules.pretrained.trust import check_files
+from merit_modules.pretrained.save import (
+    ABOUT_FILE,
+    HPARAMS_FILE,
+    WEIGHTS_FILE,
+)
+from merit_modules.pretrained.trust import check_files, read_bounded
 from merit_modules.pretrained.weights import (
     check_fit,
     load_weights,
@@ -30,6 +35,41 @@ _SILENT_SSL_KEYS = (
     "max_bucket_distance",
     "num_attention_heads",
 )
+
+
+def read_about(folder):
+    """Read what a folder says of its weights.
+
+    Arguments
+    ---------
+    folder : str or Path
+        What :func:`save_folder` wrote.
+
+    Returns
+    -------
+    dict
+        The content of ``about.json``; empty without it.
+
+    Raises
+    ------
+    InputError
+        If that file is damaged.
+
+    Example
+    -------
+    >>> read_about(getfixture("tmp_path"))
+    {}
+    """
+    path = Path(folder) / ABOUT_FILE
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(read_bounded(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: expected a JSON object")
+    return found
 
 
 def load_folder(folder, trust=False, **changes):

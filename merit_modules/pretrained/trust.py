@@ -398,7 +398,7 @@ def read_bounded(path):
     except UnicodeDecodeError:
         raise InputError(f"{path}: expected text in UTF-8") from None
     if len(data) > _LARGEST_FILE:
-        raise InputError(f"{path}: expected a YAML file below 1 MiB")
+        raise InputError(f"{path}: expected a file below 1 MiB")
     return text
 
 

@@ -14,6 +14,7 @@ from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.run_opts import RunOptions
 
+from merit_modules.data.escaping import escape_logs
 from merit_modules.errors import InputError, told
 from merit_modules.files import locale_problem, write_atomically
 from merit_modules.hparams import (
@@ -306,6 +307,7 @@ def as_command(main, argv=None):
     2
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    escape_logs()
     try:
         if {"-h", "--help"} & set(argv):
             print(usage(sys.modules[main.__module__].__doc__, argv))

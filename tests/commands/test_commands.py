@@ -108,6 +108,45 @@ def test_classify_writes_what_the_model_says(model, corpus, tmp_path):
     ]
 
 
+def test_names_that_are_more_than_text(model, tmp_path, capfd, monkeypatch):
+    """No formula in tables, no order to the terminal, and it goes on."""
+    folder, out = tmp_path / "corpus", tmp_path / "out"
+    names = ["=cmd|'C calc'!A0.wav", "'=1.wav", "-5.wav", "a;@b.wav"]
+    names += ["\x1b[2J.wav", "a\nfailed: b.wav", "\u202e.wav"]
+    for i, name in enumerate(names):
+        write(folder / name, 2000, seed=i)
+    (folder / "\x1b[31mno.wav").write_text("no sound")
+    monkeypatch.chdir(folder)
+    (folder / "list.txt").write_text("\n".join(names[:4]))
+    given = ["list.txt", *names[4:], "\x1b[31mno.wav", "--model", model]
+    for n_done in (len(names), 0):
+        command = ["classify", *given, "--out", out, "--format", "csv"]
+        assert run(*command) == 1
+        said = capfd.readouterr().err
+        assert f"{n_done} done, {len(names) - n_done} skipped" in said
+        assert r"failed: \u001b[31mno.wav" in said
+        assert not set(said) & set("\x1b\u202e")
+        for table in ("results.csv", "timeline.csv"):
+            shown = [row["file"] for row in table_of(out / table)]
+            assert sorted(shown) == sorted(
+                [
+                    *("'=cmd|'C calc'!A0.wav", "''=1.wav", "'-5.wav"),
+                    *("a;'@b.wav", r"\u001b[2J.wav", r"\u202e.wav"),
+                    "a\nfailed: b.wav",
+                ]
+            )
+    # What has changed is done again and has one row.
+    write(folder / names[0], 3000)
+    assert run(*command) == 1 and "1 done, 6" in capfd.readouterr().err
+    assert len(table_of(out / "results.csv")) == len(names)
+    assert run("classify", *given) == 1
+    lines = capfd.readouterr().out.splitlines()
+    assert [json.loads(line)["file"] for line in lines] == names
+    assert not set("".join(lines)) & set("\x1b\u202e")
+    assert run("classify", "-", "--\x1b[2J", "--model", model) == 2
+    assert r"--\u001b[2J" in capfd.readouterr().err
+
+
 def test_enhance_keeps_folders_rates_and_lengths(model, corpus, tmp_path):
     out = tmp_path / "out"
     assert run("enhance", corpus, "--model", model, "--out", out) == 0

@@ -1,5 +1,6 @@
 """The table of results, one row per test condition."""
 
+from merit_modules.data import escaping
 from merit_modules.evaluation.metrics.scoring import SIDES
 
 #: Metric to heading and number of decimals.
@@ -68,6 +69,8 @@ def results_table(results, markdown=False):
     notes = _notes(conditions, metrics)
     if notes:
         mark, bullet = (rf"\{_MARK}", "- ") if markdown else (_MARK, "")
+        if markdown:
+            notes = map(escaping.markdown, notes)
         lines += ["", f"{mark} mean of fewer utterances:"]
         lines += [bullet + note for note in notes]
     return "\n".join(lines)
@@ -159,9 +162,6 @@ def _as_text(rows):
 
 
 def _as_markdown(rows):
-    header, *body = rows
+    header, *body = [[escaping.markdown(c) for c in row] for row in rows]
     rule = ["---"] + ["---:"] * (len(header) - 1)
-    body = [
-        [c.replace("|", r"\|").replace("*", r"\*") for c in r] for r in body
-    ]
     return [f"| {' | '.join(row)} |" for row in (header, rule, *body)]
