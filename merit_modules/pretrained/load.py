@@ -1,6 +1,5 @@
 """Load a system's folder, whole or in parts: see the room's own text."""
 
-import json
 from pathlib import Path
 
 import ruamel.yaml
@@ -20,6 +19,7 @@ from merit_modules.pretrained.weights import (
     load_weights,
     read_weights,
 )
+from merit_modules.state import read_state
 
 #: Parts of a system that another one can start from. The normaliser is none
 #: of them: its statistics are those of a training set.
@@ -63,13 +63,11 @@ def read_about(folder):
     path = Path(folder) / ABOUT_FILE
     if not path.is_file():
         return {}
+    read_bounded(path)
     try:
-        found = json.loads(read_bounded(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+        return read_state(path)
+    except RecursionError as error:
         raise InputError(f"{path}: cannot be read as JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: expected a JSON object")
-    return found
 
 
 def load_folder(folder, trust=False, **changes):

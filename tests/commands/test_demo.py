@@ -20,8 +20,9 @@ import soundfile
 import torch
 
 from merit_modules.commands.__main__ import main
+from merit_modules.commands.about import about_model
 from merit_modules.commands.demo import fragments, gate
-from merit_modules.commands.demo.about import about_model, example_recording
+from merit_modules.commands.demo.example import example_recording
 from merit_modules.commands.demo.figures import (
     draw_timeline,
     expert_shares,

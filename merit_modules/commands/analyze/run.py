@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from merit_modules.commands.about import about_model
 from merit_modules.commands.analyze.inputs import (
     STANDARD_INPUT,
     collect_jobs,
@@ -178,6 +179,8 @@ class _Run:
         if args.device:
             options["run_opts"] = {"device": args.device}
         self.model = SparseMERIT.from_hparams(source=args.model, **options)
+        about = about_model(self.model, args.model)
+        self._tell(f"model {about.name}: {about.trained_on[0]}")
         self.model.chunking = self.chunking
         able = self.model.engine.tasks
         self.tasks = {"enhance": ["se"], "classify": ["ser"]}.get(

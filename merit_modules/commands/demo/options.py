@@ -106,7 +106,7 @@ def run(args):
     int
         Exit code.
     """
-    from merit_modules.commands.demo.about import about_model
+    from merit_modules.commands.about import about_model
     from merit_modules.commands.demo.page import Limits
     from merit_modules.commands.demo.server import serve
     from merit_modules.inference import SparseMERIT

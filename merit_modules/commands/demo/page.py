@@ -4,7 +4,7 @@ import contextlib
 from typing import NamedTuple
 
 from merit_modules.commands.demo import fragments
-from merit_modules.commands.demo.about import example_recording
+from merit_modules.commands.demo.example import example_recording
 from merit_modules.commands.demo.listening import listen
 from merit_modules.data.escaping import html as escape
 from merit_modules.errors import InputError
