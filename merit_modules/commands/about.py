@@ -19,7 +19,7 @@ class ModelAbout(NamedTuple):
     name : str
         Its folder, or its name on the hub.
     trained_on : list of str
-        Sentences on what it was trained on.
+        Sentences on what it was trained on; none if nobody wrote it down.
     limits : list of str
         Sentences on what it cannot do.
     """
@@ -59,7 +59,7 @@ def about_model(model, source):
     >>> save_folder(tiny_system(), folder, ["angry", "sad", "happy", "calm"])
     >>> about = about_model(SparseMERIT.from_hparams(source=folder), folder)
     >>> about.name, about.trained_on
-    ('tiny', ['Nobody wrote down what it was trained on.'])
+    ('tiny', [])
     >>> about.limits[0]
     'Emotion: it knows angry, sad, happy, calm and nothing else, and gives...'
     """
@@ -70,7 +70,7 @@ def about_model(model, source):
         trained_on = [f"Corpus: {str(model.corpus_name)[:MAX_LENGTH]}."]
     return ModelAbout(
         Path(source).resolve().name if is_folder else str(source),
-        trained_on or ["Nobody wrote down what it was trained on."],
+        trained_on,
         _sentences(told.get("limits"))
         or general_limits(
             model.engine.tasks,

@@ -106,10 +106,11 @@ def load_run(folder, overrides=None, trust=False):
     if "ssl_encoder" in sealed and "ssl_encoder" not in overrides:
         stated.pop("ssl_encoder", None)
         text = re.sub(_SSL_ENCODER, lambda _: sealed["ssl_encoder"], text)
-    settings = settings_of(text, {**stated, **overrides})
+    if sealed:
+        settings = settings_of(text, {**stated, **overrides})
+        stated |= sealed_values(sealed, settings, overrides)
     overrides = {
         **stated,
-        **sealed_values(sealed, settings, overrides),
         **overrides,
         # The manifests are there; what made them may not be.
         "prepare": None,

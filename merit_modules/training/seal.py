@@ -386,8 +386,6 @@ def sealed_values(sealed, settings, overrides):
     >>> sealed_values(sealed, settings, {"folder": "/b"})
     {'labels': ['x']}
     """
-    if not sealed:
-        return {}
     before, now = sealed["settings"], _as_json(settings)
 
     def is_replaced(key):

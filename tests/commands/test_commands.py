@@ -96,9 +96,9 @@ def test_classify_writes_what_the_model_says(model, corpus, tmp_path):
     expected = SparseMERIT.from_hparams(source=model).analyze(path)
     told = rows[path]
     assert told["label"] == expected.emotion.label
-    assert told["probabilities"] == pytest.approx(
-        expected.emotion.probabilities
-    )
+    assert told["probabilities"] == {
+        name: round(p, 4) for name, p in expected.emotion.probabilities.items()
+    }
     assert told["duration_s"] == 9000 / 16000
     assert len(told["timeline"]) == 1 and "enhanced" not in told
     assert sorted(p.name for p in out.iterdir()) == [
@@ -189,7 +189,8 @@ def test_analyze_in_tables_with_routing(model, corpus, tmp_path):
     assert list(timeline[0])[:5] == "file start_s end_s label score".split()
     for row in table:
         assert soundfile.info(row["enhanced"]).format == "FLAC"
-        assert sum(float(row[p]) for p in probabilities) == pytest.approx(1)
+        total = sum(float(row[p]) for p in probabilities)
+        assert total == pytest.approx(1, abs=5e-4)  # of four decimals each
         segments = [s for s in timeline if s["file"] == row["file"]]
         duration_s = float(row["duration_s"])
         assert len(segments) == np.ceil(round(duration_s / 0.1, 6))

@@ -249,7 +249,7 @@ def test_what_is_missing_is_named(tmp_path, capsys):
         export_run(run, tmp_path / "model")
     (run / "kept").rename(run / "overrides.yaml")
     (run / "results.json").write_text("{")
-    with pytest.raises(InputError, match="results.json: expected the results"):
+    with pytest.raises(InputError, match="results.json: damaged"):
         export_run(run, tmp_path / "model")
     (run / "results.json").unlink()
     shutil.rmtree(next((run / "save").glob("CKPT+*")))

@@ -291,7 +291,7 @@ def test_a_damaged_checkpoint_gives_way(damage, name, tmp_path, caplog):
     damage(last / name)
     found = checkpointer.recover_if_possible()
     if (damage, name) == (Path.unlink, DIGESTS):  # as of an earlier version
-        assert layer.bias[0] == 2 and not caplog.messages
+        assert layer.bias[0] == 2 and "damaged" not in caplog.text
         return
     assert found.meta["epoch"] == 1 and layer.bias[0] == 1
     assert str(last / name) in caplog.text or str(last) in caplog.text
@@ -299,15 +299,17 @@ def test_a_damaged_checkpoint_gives_way(damage, name, tmp_path, caplog):
     assert aside.is_dir() or name in ("CKPT.yaml", DIGESTS)
 
 
-@given(st.data())
-def test_no_byte_of_a_checkpoint_changes_unnoticed(data):
+@given(
+    st.sampled_from(["layer.ckpt", "counter.ckpt", "CKPT.yaml", DIGESTS]),
+    st.floats(0, 1, exclude_max=True),
+    st.integers(0, 7),
+)
+def test_no_bit_of_a_checkpoint_changes_unnoticed(name, place, bit):
     with tempfile.TemporaryDirectory() as folder:
         checkpointer, layer = some_checkpoints(Path(folder))
-        files = sorted((Path(folder) / "CKPT+2").iterdir())
-        path = data.draw(st.sampled_from(files))
+        path = Path(folder) / "CKPT+2" / name
         content = bytearray(path.read_bytes())
-        place = data.draw(st.integers(0, len(content) - 1))
-        content[place] ^= 1 << data.draw(st.integers(0, 7))
+        content[int(place * len(content))] ^= 1 << bit
         path.write_bytes(content)
         checkpointer.recover_if_possible()
         assert layer.bias[0] == 1

@@ -180,7 +180,8 @@ class _Run:
             options["run_opts"] = {"device": args.device}
         self.model = SparseMERIT.from_hparams(source=args.model, **options)
         about = about_model(self.model, args.model)
-        self._tell(f"model {about.name}: {about.trained_on[0]}")
+        if about.trained_on:
+            self._tell(f"model {about.name}: {about.trained_on[0]}")
         self.model.chunking = self.chunking
         able = self.model.engine.tasks
         self.tasks = {"enhance": ["se"], "classify": ["ser"]}.get(

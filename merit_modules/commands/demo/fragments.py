@@ -45,12 +45,14 @@ def about(model):
     >>> from types import SimpleNamespace
     >>> model = SimpleNamespace(name="<tiny>", trained_on=[], limits=["None."])
     >>> print(about(model))
-    <div class="merit"><h3>This model: &lt;tiny&gt;</h3><p></p><ul>...
+    <div class="merit"><h3>This model: &lt;tiny&gt;</h3><p>Nobody wrote...
     """
     limits = "".join(f"<li>{escape(limit)}</li>" for limit in model.limits)
+    nothing = ["Nobody wrote down what it was trained on."]
+    trained_on = " ".join(model.trained_on or nothing)
     return (
         f'<div class="merit"><h3>This model: {escape(model.name)}</h3>'
-        f"<p>{escape(' '.join(model.trained_on))}</p>"
+        f"<p>{escape(trained_on)}</p>"
         f"<ul>{limits}</ul></div>"
     )
 
