@@ -3,6 +3,7 @@
 A few cases in the whole suite; ``MERIT_CAMPAIGN=all`` tries every one.
 """
 
+import errno
 import json
 import os
 import random
@@ -26,11 +27,12 @@ pytestmark = pytest.mark.slow
 ALL = os.environ.get("MERIT_CAMPAIGN") == "all"
 N_KILLS, N_DAMAGES = 3, 16
 
-#: Counts what is written below a folder, and dies at the n-th time.
+#: Counts what is written below a folder; at the n-th time the process is
+#: killed, or the system refuses.
 COUNTER = """
 import os, signal, sys
-folder, last, counts, code = sys.argv[1:5]
-sys.argv = sys.argv[4:]
+folder, last, why, counts, code = sys.argv[1:6]
+sys.argv = sys.argv[5:]
 n, me = 0, os.getpid()
 
 def watch(event, args):
@@ -46,27 +48,33 @@ def watch(event, args):
         return
     if writes and str(path).startswith(folder):
         n += 1
-        if n == int(last):
+        if n == int(last) and why == "kill":
             os.kill(me, signal.SIGKILL)
+        if n >= int(last) > 0:
+            raise OSError(int(why), os.strerror(int(why)), str(path))
 
 sys.addaudithook(watch)
 sys.path.insert(0, {root!r})
-try:
-    exec(code)
-finally:
-    with open(counts, "w") as stream:
-        stream.write(str(n))
+exec(code)
+total, me = n, 0
+with open(counts, "w") as stream:
+    stream.write(str(total))
+sys.exit(code)
 """
-TRAIN = "from merit_modules.training import recipe; recipe.main(sys.argv[1:])"
+TRAIN = (
+    "from merit_modules.training import recipe; "
+    "from merit_modules.training.experiment import as_command; "
+    "sys.modules['__main__'].__doc__ = ''; code = as_command(recipe.main)"
+)
 MERIT = (
     "from merit_modules.commands.__main__ import main; "
-    "code = main(sys.argv[1:]); assert code == 0, code"
+    "code = main(sys.argv[1:])"
 )
 
 
-def watched(folder, code, words, counts, die_at=0):
+def watched(folder, code, words, counts, die_at=0, why="kill"):
     command = [sys.executable, "-c", COUNTER.format(root=str(ROOT))]
-    command += [str(folder), str(die_at), str(counts), code]
+    command += [str(folder), str(die_at), str(why), str(counts), code]
     command += [str(word) for word in words]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
@@ -100,7 +108,9 @@ def model(trained, tmp_path_factory):
 def recording(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("audio") / "a.wav"
-    soundfile.write(path, 0.1 * torch.randn(16000).numpy(), 16000)
+    for name in ("a.wav", "b.wav"):
+        wav = 0.1 * torch.randn(16000)
+        soundfile.write(path.with_name(name), wav.numpy(), 16000)
     return path
 
 
@@ -160,45 +170,108 @@ def job_rows(folder):
     return sorted(rows)
 
 
-@pytest.mark.parametrize("command", ["evaluate", "export", "classify"])
-def test_a_command_killed_at_any_write_goes_on(
-    command, trained, model, recording, tmp_path
-):
-    counts = tmp_path / "n"
+COMMANDS = {
+    "evaluate": lambda run, model, wav, out: (
+        ["evaluate", out / "run", "--test_snrs_db", "[0, 5]"]
+    ),
+    "export": lambda run, model, wav, out: ["export", run, out / "model"],
+    "classify": lambda run, model, wav, out: (
+        ["classify", wav, wav.with_name("b.wav"), "--model", model]
+        + ["--out", out / "rows"]
+    ),
+    "enhance": lambda run, model, wav, out: (
+        ["enhance", wav, "--model", model, "--out", out / "wavs"]
+    ),
+    "report": lambda run, model, wav, out: (
+        ["report", run, "--out", out / "report"]
+    ),
+}
 
-    def words_of(out):
-        if command == "classify":
-            others = [recording.with_name(f"{n}.wav") for n in range(3)]
-            for other in others:
-                shutil.copy(recording, other)
-            paths = [recording, *others]
-            return ["classify", *paths, "--model", model, "--out", out]
-        if command == "export":
-            return ["export", trained[1], out / "model"]
-        shutil.copytree(trained[1], out, dirs_exist_ok=True)
-        return ["evaluate", out, "--test_snrs_db", "[0, 5]"]
 
-    def outcome(out):
-        if command == "classify":
-            return job_rows(out)
-        if command == "export":
-            return folder_bytes(out / "model")
-        return state_of(out)[1:]
+def outcome(command, out):
+    """What a command leaves behind, as far as it is always the same."""
+    if command == "classify":
+        return job_rows(out / "rows")
+    if command == "evaluate":
+        return state_of(out / "run")[1:]
+    folder = {"export": "model", "enhance": "wavs", "report": "report"}
+    found = folder_bytes(out / folder[command])
+    return {k: v for k, v in found.items() if k.endswith(COMPARED)}
 
-    whole = tmp_path / "whole"
-    done = watched(tmp_path, MERIT, words_of(whole), counts)
+
+#: Files without times and names of folders in them.
+COMPARED = (".safetensors", ".wav", "results.jsonl", ".csv", ".tex", ".yaml")
+
+
+@pytest.fixture(scope="module", params=sorted(COMMANDS))
+def command(request, trained, model, recording, tmp_path_factory):
+    """A command that worked: its name, how to run it, what it left."""
+    name, place = request.param, tmp_path_factory.mktemp(request.param)
+    counts = place / "n"
+
+    def run(out, *how):
+        if name == "evaluate" and not (out / "run").exists():
+            shutil.copytree(trained[1], out / "run")
+        words = COMMANDS[name](trained[1], model, recording, out)
+        return watched(out, MERIT, words, counts, *how)
+
+    whole = place / "whole"
+    whole.mkdir()
+    done = run(whole)
     assert done.returncode == 0, done.stderr
-    expected, n = outcome(whole), int(counts.read_text())
-    assert n > 4
-    for k in places(n, 2):
+    n = int(counts.read_text())
+    assert n > 2
+    return name, run, outcome(name, whole), n
+
+
+def test_a_command_killed_at_any_write_goes_on(command, tmp_path):
+    name, run, expected, n = command
+    for k in places(n, 1):
         out = tmp_path / f"at_{k}"
-        killed = watched(tmp_path, MERIT, words_of(out), counts, k)
-        assert killed.returncode == -9, (k, killed.stderr)
-        words = words_of(out) if command != "evaluate" else None
-        words = words or ["evaluate", out, "--test_snrs_db", "[0, 5]"]
-        again = watched(tmp_path, MERIT, words, counts)
+        out.mkdir()
+        assert run(out, k).returncode == -9
+        again = run(out)
         assert again.returncode == 0, (k, again.stderr)
-        assert same(outcome(out), expected), k
+        assert same(outcome(name, out), expected), k
+
+
+def test_what_cannot_be_written_is_one_message(command, tmp_path):
+    name, run, expected, n = command
+    reasons = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOENT)
+    cases = [(k, why) for k in places(n, n) for why in reasons]
+    if not ALL:
+        cases = random.Random(name).sample(cases, 1)
+    for k, why in cases:
+        out = tmp_path / f"at_{k}_{why}"
+        out.mkdir()
+        refused = run(out, k, why)
+        shown = refused.stdout + refused.stderr
+        assert refused.returncode in (1, 2), (k, why, shown)
+        assert "Traceback" not in shown, (k, why, shown)
+        assert str(out) in shown, (k, why, shown)
+        again = run(out)
+        assert again.returncode == 0, (k, why, again.stderr)
+        assert same(outcome(name, out), expected), (k, why)
+
+
+def test_a_training_that_cannot_write_says_so(trained, tmp_path):
+    path, whole = trained
+    expected, counts = state_of(whole), tmp_path / "n"
+    words = [path, "--noprogressbar", "--output_folder"]
+    watched(tmp_path, TRAIN, [*words, tmp_path / "count"], counts)
+    n = int(counts.read_text())
+    for k in places(n, 2):
+        run = tmp_path / f"at_{k}"
+        refused = watched(
+            tmp_path, TRAIN, [*words, run], counts, k, errno.ENOSPC
+        )
+        shown = refused.stdout + refused.stderr
+        assert refused.returncode == 2, (k, shown)
+        assert "Traceback" not in shown, (k, shown)
+        assert "disk" in shown or str(run) in shown, (k, shown)
+        resumed = run_train(path, run)
+        assert resumed.returncode == 0, (k, resumed.stdout, resumed.stderr)
+        assert same(state_of(run), expected), k
 
 
 def flip(content, rng):

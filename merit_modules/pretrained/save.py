@@ -29,7 +29,7 @@ from merit_modules.pretrained.weights import (
     versions,
     write_weights,
 )
-from merit_modules.state import file_digest, write_state
+from merit_modules.state import file_digest, hold, write_state
 
 HPARAMS_FILE = "hyperparams.yaml"
 WEIGHTS_FILE = "model.safetensors"
@@ -135,7 +135,8 @@ def save_folder(
     Raises
     ------
     InputError
-        If the folder holds anything else, or cannot be written.
+        If the folder holds anything else, cannot be written, or is held by
+        another process.
 
     Example
     -------
@@ -147,6 +148,7 @@ def save_folder(
     """
     folder = Path(folder)
     check_replaceable(folder)
+    hold(folder)
     partial = folder.with_name(f"{folder.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
