@@ -20,6 +20,7 @@ from merit_modules.errors import InputError
 from merit_modules.evaluation.run_folder import RESULTS, read_run
 from merit_modules.files import write_atomically
 from merit_modules.hparams import parse_overrides, read_text
+from merit_modules.training.keys import KEYS, check_command
 
 RECORD = "run.json"  # what a run's folder was made with, and whether whole
 LOG = "run.log"
@@ -185,6 +186,7 @@ def _make_jobs(args, hparams, rest):
     """List the runs, those of one seed together, and their common folder."""
     options, text = options_of(rest), read_text(hparams)
     tree = parse_overrides(text)
+    _check_values(hparams, tree, options)
     for key, wanted in (("fold", args.folds), ("seed", args.seeds)):
         if wanted is not None and key not in tree:
             raise InputError(f"--{key}s: {hparams} has no key {key!r}")
@@ -206,6 +208,19 @@ def _make_jobs(args, hparams, rest):
     for job in jobs:
         _check_settings(job)
     return jobs, out
+
+
+def _check_values(hparams, tree, options):
+    """Check what each run would, but for the device: it may be elsewhere."""
+    given = {
+        key: parse_overrides(f"value: {' '.join(words)}")["value"]
+        for key, words in options.items()
+        if words and key in KEYS
+    }
+    own = {key: value for key, value in given.items() if key in tree}
+    check_command(
+        hparams, {k: given[k] for k in given.keys() - own - {"device"}}, own
+    )
 
 
 def _code(text):

@@ -24,6 +24,7 @@ from merit_modules.hparams import (
 )
 from merit_modules.pretrained.trust import RUN_TAGS, check_text, read_bounded
 from merit_modules.training.defaults import with_defaults
+from merit_modules.training.keys import KEYS
 from merit_modules.training.seal import check_same_run, settings_of
 
 COMPOSED = "composed.yaml"  # a run's YAML in one piece
@@ -211,7 +212,7 @@ def usage(about, argv):
     for name in files:
         parts.append(f"keys of {name}, with their values:\n")
         parts[-1] += "\n".join(
-            f"  --{key} {value}"
+            f"  --{key} {value}{_about(key)}"
             for key, value in re.findall(
                 # Parts that are built are changed in the file.
                 r"^(\w+):[ ]+((?!!new|!name|!apply).*)$",
@@ -228,6 +229,13 @@ def usage(about, argv):
     options = told.getvalue().partition("\noptions:\n")[2]
     parts.append("SpeechBrain's options:\n" + options.rstrip())
     return "\n\n".join(parts)
+
+
+def _about(key):
+    if key not in KEYS:
+        return ""
+    kind, about = KEYS[key]
+    return f"\n      {about}: {kind.told}"
 
 
 def as_command(main, argv=None):

@@ -278,7 +278,7 @@ def test_bodies_beyond_the_limit_are_not_read(n_bytes, told):
 def test_options_that_cannot_be(folder, capsys):
     for options in (["--port", "70000"], ["--max-minutes", "0"]):
         assert main(["demo", "--model", str(folder), *options]) == 2
-    assert "expected 0 to 65535" in capsys.readouterr().err
+    assert "number from 0 to 65535" in capsys.readouterr().err
     pytest.importorskip("gradio")
     code = main(["demo", "--model", str(folder), "--host", "256.0.0.1"])
     assert code == 2 and "cannot listen there" in capsys.readouterr().err

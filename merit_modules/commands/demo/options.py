@@ -1,7 +1,8 @@
 """``merit demo``: a page in the browser on a trained model."""
 
-import argparse
 import sys
+
+from merit_modules.errors import number, whole
 
 LOCAL = ("127.0.0.1", "::1", "localhost")
 
@@ -16,6 +17,7 @@ def add_parser(subparsers):
 
     Example
     -------
+    >>> import argparse
     >>> parser = argparse.ArgumentParser()
     >>> add_parser(parser.add_subparsers())
     >>> parser.parse_args(["demo", "--model", "DIR"]).host
@@ -42,20 +44,20 @@ def add_parser(subparsers):
     )
     parser.add_argument(
         "--port",
-        type=_port,
+        type=whole(0, 65535).option,
         default=0,
         help="port; 0 takes a free one (default: %(default)s)",
     )
     parser.add_argument(
         "--max-upload-mb",
-        type=_positive,
+        type=number(above=0).option,
         default=100.0,
         metavar="MB",
         help="largest upload (default: %(default)g)",
     )
     parser.add_argument(
         "--max-minutes",
-        type=_positive,
+        type=number(above=0).option,
         default=30.0,
         metavar="MIN",
         help="longest recording (default: %(default)g)",
@@ -109,17 +111,3 @@ def run(args):
 
 def _say(address):
     print(f"{address} (Ctrl-C ends it)", flush=True)
-
-
-def _port(text):
-    port = int(text)
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"expected 0 to 65535, got {port}")
-    return port
-
-
-def _positive(text):
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected more than 0, got {text}")
-    return number
