@@ -245,4 +245,5 @@ FOLDER = Kind("a folder, or the path of one that can be made", _can_be_folder)
 MAPPING = Kind("keys and values", lambda value: isinstance(value, dict))
 DEVICE = Kind("a device that is here, such as cpu or cuda:0", _is_device)
 SEED = whole(0, 2**32 - 1)
-RATE_HZ = number("Hz", above=0)
+#: Of audio: a megahertz is more than any recorder writes.
+RATE_HZ = number("Hz", least=1, most=10**6)

@@ -27,8 +27,8 @@ from merit_modules.errors import (
 from merit_modules.hparams import parse_overrides, plain_values, resolved
 
 
-def _some_of(*names):
-    return list_of(f"names out of {', '.join(names)}", one_of(*names))
+def _some_of(*names, least=0):
+    return list_of(f"names out of {', '.join(names)}", one_of(*names), least)
 
 
 _DB = number("dB", least=-100, most=100)
@@ -179,7 +179,10 @@ SECTIONS = {
         "init_parts": (
             either(
                 one_of("all"),
-                _some_of("ssl_encoder", "mixture", "se_head", "ser_head"),
+                _some_of(
+                    *("ssl_encoder", "mixture", "se_head", "ser_head"),
+                    least=1,
+                ),
             ),
             "which of its parts are taken",
         ),
