@@ -4,6 +4,7 @@ From here come the checks before a run, the recipes' ``--help`` and
 ``docs/keys.md``. Keys of one's own are not checked.
 """
 
+import contextlib
 import datetime
 
 from merit_modules.errors import (
@@ -24,7 +25,12 @@ from merit_modules.errors import (
     pair,
     whole,
 )
-from merit_modules.hparams import parse_overrides, plain_values, resolved
+from merit_modules.hparams import (
+    explained,
+    parse_overrides,
+    plain_values,
+    resolved,
+)
 
 
 def _some_of(*names, least=0):
@@ -365,6 +371,28 @@ def check_command(hparams_file, run_opts, overrides):
         raise InputError("\n".join(lines))
     given = getattr(run_opts, "overridden_args", options)
     _check_hardware({**options, **stated, **{k: options[k] for k in given}})
+
+
+@contextlib.contextmanager
+def checked(hparams_file, run_opts, overrides):
+    """Open a YAML file to load it, after :func:`check_command`.
+
+    Arguments
+    ---------
+    hparams_file, run_opts, overrides
+        As of :func:`check_command`.
+
+    Yields
+    ------
+    file
+        The open file; errors in it are explained.
+    """
+    check_command(hparams_file, run_opts, overrides)
+    with (
+        explained(hparams_file),
+        open(hparams_file, encoding="utf-8") as stream,
+    ):
+        yield stream
 
 
 def _check_hardware(values):

@@ -16,6 +16,7 @@ Authors
 import sys
 
 import speechbrain as sb
+from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.utils.distributed import run_on_main
 
@@ -25,12 +26,11 @@ from merit_modules.data.offline.read import PairedFolders
 from merit_modules.data.pipelines import make_dataset
 from merit_modules.evaluation.conditions import noise_grid
 from merit_modules.evaluation.evaluation import evaluate_conditions
-from merit_modules.hparams import load_hparams
 from merit_modules.training.brain import JointBrain
 from merit_modules.training.datasets import Data, check_audio
 from merit_modules.training.defaults import with_defaults
 from merit_modules.training.experiment import as_command, save_settings
-from merit_modules.training.keys import check_command
+from merit_modules.training.keys import checked
 from merit_modules.training.start import first_experiment, set_weights
 from merit_modules.training.targets import make_target
 
@@ -208,8 +208,8 @@ def evaluate(brain, hparams, data):
 
 def train(hparams_file, run_opts, overrides):
     """Train what a YAML file describes; return brain, hparams and data."""
-    check_command(hparams_file, run_opts, overrides)
-    hparams = load_hparams(hparams_file, overrides)
+    with checked(hparams_file, run_opts, overrides) as fin:
+        hparams = load_hyperpyyaml(fin, overrides)
     hparams = with_defaults(hparams, hparams_file)
     save_settings(hparams_file, overrides, hparams["output_folder"])
     sb.create_experiment_directory(
