@@ -1,8 +1,8 @@
 """The one exception that tells a user what to change.
 
 Whatever a user can get wrong (a path, a label, a file, a YAML key) ends in an
-:class:`InputError`. The training commands print its message alone, without a
-traceback; everywhere else it is a ``ValueError`` like any other.
+:class:`InputError`. The commands print its message alone, without a traceback;
+everywhere else it is a ``ValueError`` like any other.
 """
 
 import errno

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import ruamel.yaml
-from hyperpyyaml import load_hyperpyyaml
+from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import YAMLError
@@ -60,21 +60,33 @@ def explained(path):
         yield
     except InputError:
         raise
-    except OSError as error:
-        if str(error.filename) == str(path):
-            told = f"hparams file {path}: {error.strerror}"
-        elif str(error.filename).endswith((".yaml", ".yml")):
-            told = f"{path}: includes {error.filename}: {error.strerror}"
-        else:
-            raise
-        raise InputError(told) from error
-    except DuplicateKeyError as error:
-        told = error.problem.partition(" (")[0]
-        raise InputError(f"{path} or options: {told}") from None
-    except YAMLError as error:
-        raise InputError(f"hparams file {path}: not YAML: {error}") from error
-    except (ImportError, KeyError, TypeError, ValueError) as error:
+    except (RecursionError, OSError, UnicodeDecodeError, YAMLError) as error:
+        _check_file(Path(path))
+        told = "not YAML: " if isinstance(error, YAMLError) else ""
+        raise InputError(f"hparams file {path}: {told}{error}") from error
+    except Exception as error:  # whatever a part says to its arguments
         raise InputError(_explain(path, error)) from error
+
+
+def _check_file(path, above=()):
+    """Raise if a file, or one that it includes, is none of YAML."""
+    told = f"{above[-1]}: includes {path}" if above else f"hparams file {path}"
+    if any(path.samefile(other) for other in above if path.exists()):
+        raise InputError(f"{told}, which includes itself")
+    try:
+        text = path.read_text(encoding="utf-8")
+        _yaml().load(text)
+    except OSError as error:
+        raise InputError(f"{told}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{told}: expected text in UTF-8") from error
+    except DuplicateKeyError as error:
+        problem = error.problem.partition(" (")[0]
+        raise InputError(f"{told}: {problem}") from None
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{told}: not YAML: {error}") from error
+    for name in re.findall(r"!include:(\S*)", text):
+        _check_file(path.parent / name, (*above, path))
 
 
 def _explain(path, error):
@@ -100,7 +112,11 @@ def _elsewhere(path, key):
     known = [
         other.name
         for other in sorted(Path(path).parent.glob("*.yaml"))
-        if re.search(rf"^{re.escape(str(key))}:", other.read_text(), re.M)
+        if re.search(
+            rf"^{re.escape(str(key))}:",
+            other.read_text(encoding="utf-8", errors="replace"),
+            re.M,
+        )
     ]
     return f"; these files have it: {', '.join(known)}" if known else ""
 
@@ -136,8 +152,77 @@ def load_hparams(path, overrides=None):
     Traceback (most recent call last):
     merit_modules.errors.InputError: ...run.yaml has no key 'm' to override...
     """
+    if isinstance(overrides, str):
+        overrides = parse_overrides(overrides)
     with explained(path), open(path, encoding="utf-8") as stream:
         return load_hyperpyyaml(stream, overrides)
+
+
+def resolved(path, overrides=None):
+    """Read a HyperPyYAML file with its references, building nothing.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+    overrides : dict, optional
+        Keys to replace.
+
+    Returns
+    -------
+    CommentedMap
+        Key to node; what would be built has a tag.
+
+    Raises
+    ------
+    InputError
+        As :func:`load_hparams`.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "run.yaml"
+    >>> _ = path.write_text("n: 1\\nm: !ref <n> + 2\\nlayer: !new:Layer [1]")
+    >>> resolved(path, {"n": 3})["m"]
+    5
+    """
+    with explained(path), open(path, encoding="utf-8") as stream:
+        tree = _yaml().load(resolve_references(stream, overrides, True))
+        if not isinstance(tree, CommentedMap):
+            raise InputError(f"hparams file {path}: expected keys and values")
+    return tree
+
+
+def plain_values(tree):
+    """Take from a tree what is there already, not what would be built.
+
+    Arguments
+    ---------
+    tree : CommentedMap
+        From :func:`resolved`.
+
+    Returns
+    -------
+    dict
+        Key to plain value.
+
+    Example
+    -------
+    >>> tree = _yaml().load("a: 1\\nb: !new:Layer [1]\\nc: [!ref <b>]")
+    >>> plain_values(tree)
+    {'a': 1}
+    """
+    return {key: node for key, node in tree.items() if _is_plain(node)}
+
+
+def _is_plain(node):
+    if isinstance(node, dict):
+        parts = node.values()
+    else:
+        parts = node if isinstance(node, list) else ()
+    has_tag = getattr(getattr(node, "tag", None), "value", None)
+    # Text in round brackets becomes a tuple.
+    is_tuple = isinstance(node, str) and re.fullmatch(r"\(.*\)", node)
+    return not has_tag and not is_tuple and all(map(_is_plain, parts))
 
 
 def read_text(path):
@@ -203,13 +288,15 @@ def _yaml():
     return yaml
 
 
-def parse_overrides(text):
+def parse_overrides(text, name="options"):
     """Read overrides as SpeechBrain's command line gives them.
 
     Arguments
     ---------
     text : str
         YAML.
+    name : str
+        What to call it in messages.
 
     Returns
     -------
@@ -219,7 +306,7 @@ def parse_overrides(text):
     Raises
     ------
     InputError
-        If a key is given twice, or a value is no YAML.
+        If a key is given twice, or it is no YAML.
 
     Example
     -------
@@ -227,12 +314,27 @@ def parse_overrides(text):
     0.1
     """
     try:
-        return _yaml().load(text) or {}
+        found = _yaml().load(text) or {}
     except DuplicateKeyError as error:
         told = error.problem.partition(" (")[0]
-        raise InputError(f"options: {told}") from None
-    except YAMLError as error:
-        raise InputError(f"options: expected YAML: {error}") from None
+        raise InputError(f"{name}: {told}") from None
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{name}: expected YAML, not {_bad_line(text)!r}: {error}"
+        ) from None
+    if not isinstance(found, dict):
+        raise InputError(f"{name}: expected keys and values, got {text!r}")
+    return found
+
+
+def _bad_line(text):
+    """Find the option that is no YAML."""
+    for line in text.splitlines():
+        try:
+            _yaml().load(line)
+        except (YAMLError, ValueError, RecursionError):
+            return line
+    return text
 
 
 def format_overrides(overrides):

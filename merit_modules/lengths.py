@@ -152,7 +152,7 @@ def absolute_lengths(lengths, n_max):
     ------
     TypeError
         If the lengths are counts.
-    ValueError
+    InputError
         If a length is not in (0, 1].
 
     Example
@@ -167,8 +167,8 @@ def absolute_lengths(lengths, n_max):
         )
     # float64: float32 products are off by a sample beyond 2**24.
     counts = torch.round(lengths.detach().cpu().double() * n_max).long()
-    if lengths.min() <= 0 or counts.max() > n_max:
-        raise ValueError(
+    if not lengths.min() > 0 or counts.max() > n_max:
+        raise InputError(
             f"lengths: expected values in (0, 1], got {lengths.tolist()}"
         )
     return counts.clamp_min(1)

@@ -161,6 +161,11 @@ class JointSystem(nn.Module):
         """
         if wav_lens is None:
             wav_lens = torch.ones(len(noisy_wavs))
+        elif wav_lens.shape != noisy_wavs.shape[:1]:
+            raise InputError(
+                f"wav_lens: expected {len(noisy_wavs)} relative lengths, got "
+                f"a tensor of shape {tuple(wav_lens.shape)}"
+            )
         wav_lens = wav_lens.cpu()  # once: a GPU's host waits for it
         tasks = self.tasks if tasks is None else tasks
         n_padded = noisy_wavs.shape[1]

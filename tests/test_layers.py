@@ -14,6 +14,7 @@ PACKAGE = ROOT / "merit_modules"
 #: file imports from lower floors alone, and from the rest of its own room.
 FLOORS = [
     {"errors", "names"},
+    {"kinds"},
     {"cpu", "files", "hparams", "lengths"},
     {"state"},
     {"ssl", "moe", "heads", "losses", "data"},

@@ -77,7 +77,9 @@ def evaluate_run(argv):
         check_run,
         described_run,
         load_run,
+        stated_by,
     )
+    from merit_modules.training.keys import check_command
     from merit_modules.training.seal import (
         check_same_data,
         check_same_run,
@@ -97,6 +99,8 @@ def evaluate_run(argv):
         [str(folder / COMPOSED), *argv[1:]]
     )
     stated = parse_overrides(overrides)
+    all_stated = {**stated_by(folder)[1], **stated}
+    check_command(folder / COMPOSED, run_opts, all_stated)
     before, now = described_run(folder), described_run(folder, stated)
     check_same_run(folder, before, now, tested=True)
     hparams = load_run(folder, stated, trust)

@@ -67,7 +67,9 @@ def _run(args):
     from merit_modules.export import export_run
     from merit_modules.export.card_text import weights_text
 
-    about = args.corpus_about and parse_overrides(args.corpus_about)
+    about = args.corpus_about and parse_overrides(
+        args.corpus_about, "--corpus_about"
+    )
     run = export_run(
         args.run_folder,
         args.folder,

@@ -28,6 +28,7 @@ from merit_modules.state import (
     read_state,
     write_state,
 )
+from merit_modules.training.keys import KEYS, check_command
 
 RECORD = "run.json"  # what a run's folder was made with, and whether whole
 LOG = "run.log"
@@ -194,6 +195,7 @@ def _make_jobs(args, hparams, rest):
     """List the runs, those of one seed together, and their common folder."""
     options, text = options_of(rest), read_text(hparams)
     tree = parse_overrides(text)
+    _check_values(hparams, tree, options)
     for key, wanted in (("fold", args.folds), ("seed", args.seeds)):
         if wanted is not None and key not in tree:
             raise InputError(f"--{key}s: {hparams} has no key {key!r}")
@@ -215,6 +217,19 @@ def _make_jobs(args, hparams, rest):
     for job in jobs:
         _check_settings(job)
     return jobs, out
+
+
+def _check_values(hparams, tree, options):
+    """Check what each run would, but for the device: it may be elsewhere."""
+    given = {
+        key: parse_overrides(f"value: {' '.join(words)}")["value"]
+        for key, words in options.items()
+        if words and key in KEYS
+    }
+    own = {key: value for key, value in given.items() if key in tree}
+    check_command(
+        hparams, {k: given[k] for k in given.keys() - own - {"device"}}, own
+    )
 
 
 def _code(text):

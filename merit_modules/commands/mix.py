@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from merit_modules.errors import InputError
+from merit_modules.kinds import FOLDER
 
 #: Named here, too, so that the help is there without loading any library.
 FORMATS = ("float", "pcm16")
@@ -56,11 +57,15 @@ def _run(args):
     from merit_modules.data.offline import mix
     from merit_modules.data.offline.write import write_mixtures
     from merit_modules.hparams import parse_overrides
+    from merit_modules.training.keys import check_command
 
     path = args.hparams
     if not Path(path).is_file():
         raise InputError(f"{path}: there is no such YAML file")
-    overrides = parse_overrides(sb.parse_arguments([path, *args.rest])[2])
+    FOLDER.check("--out", args.out)
+    _, run_opts, overrides = sb.parse_arguments([path, *args.rest])
+    overrides = parse_overrides(overrides)
+    check_command(path, run_opts, overrides)
     settings = mix.load_data_settings(path, overrides)
     settings["prepare"]()
     mixers = mix.mixtures_of(settings, args.split, args.epoch)

@@ -20,7 +20,8 @@ def add_parser(subparsers):
         help="train and test a system; the same command resumes it",
         description="Train and test what a YAML file describes, as python "
         "train.py does in a clone of the repository. Without further files: "
-        "merit train sparse_merit --seed 1",
+        "merit train sparse_merit --seed 1. What each key is and has to be: "
+        "merit train sparse_merit --help",
     )
     parser.add_argument(
         "hparams",

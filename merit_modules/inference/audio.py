@@ -17,6 +17,7 @@ from merit_modules.data.audio import (
 from merit_modules.data.doubts import Doubts
 from merit_modules.data.resampling import resampler
 from merit_modules.errors import InputError
+from merit_modules.kinds import RATE_HZ
 
 BLOCK_S = 10.0
 
@@ -130,11 +131,7 @@ class ArraySource:
                 f"{name}: expected samples (n,) or (channels, n), got an array "
                 f"of shape {samples.shape}" + "; transpose it" * turned
             )
-        if not sample_rate_hz > 0:
-            raise InputError(
-                f"{name}: sample_rate_hz: expected Hz above 0, got "
-                f"{sample_rate_hz}"
-            )
+        RATE_HZ.check(f"{name}: sample_rate_hz", sample_rate_hz)
         if not samples.size:
             raise InputError(f"{name}: the audio is empty (no samples)")
         self._samples = _to_float(samples, name)

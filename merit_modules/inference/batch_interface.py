@@ -23,6 +23,7 @@ from merit_modules.inference.windows import (
     MIN_SAMPLES,
     RECORDED,
 )
+from merit_modules.kinds import DEVICE, NULL, either
 from merit_modules.lengths import absolute_lengths, valid_mask
 from merit_modules.pretrained import HPARAMS_FILE, WEIGHTS_FILE
 from merit_modules.pretrained.trust import check_files
@@ -151,6 +152,8 @@ class BatchInterface(Pretrained):
             YAML names what no model does; or if a quantised model is to run
             on another device than a CPU.
         """
+        device = (kwargs.get("run_opts") or {}).get("device")
+        either(NULL, DEVICE).check("device", device)
         source = str(source)
         local = Path(source)
         if local.exists() and not (local / hparams_file).is_file():
@@ -270,8 +273,7 @@ class BatchInterface(Pretrained):
 
     def _analyze_batch(self, wavs, wav_lens, tasks):
         self.engine.check_tasks(tasks)
-        n_max = wavs.shape[-1]
-        wavs, wav_lens = _check_batch(wavs, wav_lens)
+        wavs, wav_lens, n_max = _check_batch(wavs, wav_lens)
         output, enhanced = self.engine.forward(wavs, wav_lens, tasks)
         if enhanced is not None:
             enhanced = enhanced[:, :n_max]
@@ -343,8 +345,14 @@ def _either(wav_lens, lengths):
 
 def _check_batch(wavs, wav_lens):
     """Check a batch; continue what is shorter than a frame with zeros."""
-    if not torch.is_tensor(wavs):
-        wavs = torch.from_numpy(np.asarray(wavs, dtype=np.float32))
+    try:
+        if not torch.is_tensor(wavs):
+            wavs = torch.from_numpy(np.asarray(wavs, dtype=np.float32))
+        if wav_lens is None:
+            wav_lens = torch.ones(len(wavs))
+        wav_lens = torch.as_tensor(wav_lens)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"wavs, wav_lens: expected tensors: {error}") from None
     if wavs.dim() != 2 or not wavs.numel():
         raise InputError(
             f"wavs: expected waveforms (batch, samples), got a tensor of shape "
@@ -355,9 +363,6 @@ def _check_batch(wavs, wav_lens):
             f"wavs: expected floats of full scale 1, got {wavs.dtype}; "
             "analyze() takes integers"
         )
-    if wav_lens is None:
-        wav_lens = torch.ones(len(wavs))
-    wav_lens = torch.as_tensor(wav_lens)
     if wav_lens.shape != wavs.shape[:1]:
         raise InputError(
             f"wav_lens: expected {len(wavs)} relative lengths, got a tensor of "
@@ -373,6 +378,8 @@ def _check_batch(wavs, wav_lens):
             f"wavs: waveform {int(bad.nonzero()[0])} of the batch holds NaN or "
             "infinite samples"
         )
-    missing = max(0, MIN_SAMPLES - wavs.shape[1])
+    n_max = wavs.shape[1]
+    missing = max(0, MIN_SAMPLES - n_max)
     wavs = torch.nn.functional.pad(wavs, (0, missing))
-    return wavs, n_samples.clamp_min(MIN_SAMPLES).double() / wavs.shape[1]
+    wav_lens = n_samples.clamp_min(MIN_SAMPLES).double() / wavs.shape[1]
+    return wavs, wav_lens, n_max

@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from merit_modules.errors import InputError
 from merit_modules.inference.windows import Piece
+from merit_modules.kinds import list_of, one_of
 from merit_modules.system import CascadeSystem
 
 
@@ -73,7 +74,7 @@ class Engine:
         Raises
         ------
         InputError
-            If it lacks a head.
+            If there is no such task, or it lacks a head.
 
         Example
         -------
@@ -81,7 +82,8 @@ class Engine:
         >>> Engine(tiny_system()).check_tasks(["se", "ser"])
         """
         spoken = {"se": "enhance speech", "ser": "recognise emotions"}
-        for task in tasks:
+        some = list_of("tasks out of se, ser", one_of(*spoken), 1)
+        for task in some.check("tasks", tasks):
             if task not in self.tasks:
                 can = " and ".join(spoken[t] for t in self.tasks)
                 raise InputError(

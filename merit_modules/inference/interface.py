@@ -4,7 +4,6 @@ from pathlib import Path
 
 import torch
 
-from merit_modules.errors import InputError
 from merit_modules.files import find_audio
 from merit_modules.inference.assembler import Assembler
 from merit_modules.inference.audio import (
@@ -24,6 +23,7 @@ from merit_modules.inference.windows import (
     Windowing,
     latency,
 )
+from merit_modules.kinds import RATE_HZ, Kind, number, whole
 
 #: Seconds of a segment of the timeline, unless told otherwise.
 SEGMENT_S = 3.0
@@ -326,6 +326,8 @@ class SparseMERIT(BatchInterface):
         iterator of Outcome
             Of each recording.
         """
+        number("seconds", least=0).check("batch_s", batch_s)
+        whole(0).check("n_readers", n_readers)
         batch_samples = round(batch_s * self.sample_rate_hz)
         return run_recordings(
             items, self.engine, tasks, batch_samples, n_readers, progress
@@ -356,14 +358,11 @@ class SparseMERIT(BatchInterface):
         LiveSession
             Give it blocks.
         """
-        tasks = self.engine.tasks if tasks is None else list(tasks)
+        tasks = self.engine.tasks if tasks is None else tasks
         self.engine.check_tasks(tasks)
         if sample_rate_hz is None:
             sample_rate_hz = self.sample_rate_hz
-        if not sample_rate_hz > 0:
-            raise InputError(
-                f"sample_rate_hz: expected Hz above 0, got {sample_rate_hz}"
-            )
+        sample_rate_hz = int(RATE_HZ.check("sample_rate_hz", sample_rate_hz))
         rates = sample_rate_hz, self.sample_rate_hz
         there, back = BlockResampler(*rates), BlockResampler(*reversed(rates))
         windowing = self.windowing(chunking)
@@ -414,11 +413,9 @@ class SparseMERIT(BatchInterface):
 
     def _tracker_of(self, segment_s):
         frame_s = self.engine.frame_hop / self.sample_rate_hz
-        if not frame_s <= segment_s < float("inf"):
-            raise InputError(
-                f"segment_s: expected at least a frame ({frame_s:g} s), got "
-                f"{segment_s}"
-            )
+        Kind(
+            f"at least a frame ({frame_s:g} s)", number(least=frame_s).accepts
+        ).check("segment_s", segment_s)
         return lambda: EmotionTracker(
             self.mods.system.ser_head,
             self.reader,

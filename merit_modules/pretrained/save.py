@@ -15,6 +15,7 @@ from speechbrain.utils.parameter_transfer import Pretrainer
 from merit_modules.cpu.int8 import is_quantized, quantize_
 from merit_modules.errors import InputError
 from merit_modules.files import sync
+from merit_modules.kinds import FOLDER
 from merit_modules.pretrained.description import (
     Call,
     Description,
@@ -194,6 +195,7 @@ def check_replaceable(folder):
     """
     folder = Path(folder)
     if not folder.exists():
+        FOLDER.check("model folder", folder)
         return
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder, found a file")

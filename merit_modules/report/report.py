@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from merit_modules.files import write_atomically
+from merit_modules.kinds import FOLDER, SEED, number, whole
 from merit_modules.report import writers
 from merit_modules.report.about import about, costs, failures
 from merit_modules.report.compare import Comparer
@@ -41,8 +42,12 @@ def write_report(folders, out, settings, title="Comparison of systems"):
     Raises
     ------
     InputError
-        If the runs cannot be compared.
+        If the runs cannot be compared, or not in that way.
     """
+    FOLDER.check("out", out)
+    number(above=0, below=1).check("alpha", settings.alpha)
+    whole(1).check("resamples", settings.n_resamples)
+    SEED.check("seed", settings.seed)
     study = Study(folders)
     comparer = Comparer(study, settings)
     tables = comparer.tables()

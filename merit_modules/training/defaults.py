@@ -1,6 +1,7 @@
 """Keys that a YAML file need not state, and those that it must."""
 
 from merit_modules.errors import InputError
+from merit_modules.training.keys import problems_of
 
 #: What a file without the key means.
 DEFAULTS = {
@@ -80,8 +81,8 @@ def with_defaults(hparams, path):
     Raises
     ------
     InputError
-        If a key that cannot be guessed is missing, or ``prepare`` is with
-        nothing to skip it.
+        If a key that cannot be guessed is missing, ``prepare`` is with
+        nothing to skip it, or a value is none that the key can have.
 
     Example
     -------
@@ -96,4 +97,6 @@ def with_defaults(hparams, path):
         missing.append("prepare (or skip_prep: True)")
     if missing:
         raise InputError(f"{path}: expected the keys {', '.join(missing)}")
+    for key, told in problems_of(hparams).items():
+        raise InputError(f"{path}: {key}: {told}")
     return {**DEFAULTS, "skip_prep": skip_prep, **hparams}

@@ -27,6 +27,7 @@ from merit_modules.hparams import (
 from merit_modules.pretrained.trust import RUN_TAGS, check_text, read_bounded
 from merit_modules.state import hold, let_go
 from merit_modules.training.defaults import with_defaults
+from merit_modules.training.keys import KEYS
 from merit_modules.training.seal import (
     SEAL,
     check_same_data,
@@ -261,7 +262,7 @@ def usage(about, argv):
     for name in files:
         parts.append(f"keys of {name}, with their values:\n")
         parts[-1] += "\n".join(
-            f"  --{key} {value}"
+            f"  --{key} {value}{_about(key)}"
             for key, value in re.findall(
                 # Parts that are built are changed in the file.
                 r"^(\w+):[ ]+((?!!new|!name|!apply).*)$",
@@ -281,6 +282,13 @@ def usage(about, argv):
     )
     parts.append("SpeechBrain's options:\n" + options.rstrip())
     return "\n\n".join(parts)
+
+
+def _about(key):
+    if key not in KEYS:
+        return ""
+    kind, about = KEYS[key]
+    return f"\n      {about}: {kind.told}"
 
 
 def as_command(main, argv=None):

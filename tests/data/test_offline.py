@@ -445,7 +445,7 @@ def test_no_model_is_built_to_mix(tmp_path):
     settings = load_data_settings(path, {"folder": "x"})
     assert set(settings) == set(KEYS)
     assert settings["prepare"].keywords == {"src": "x/a"}
-    with pytest.raises(InputError, match="'folder' is a !PLACEHOLDER"):
+    with pytest.raises(InputError, match="folder needs a value"):
         load_data_settings(path)
     path.write_text(path.read_text().replace("shutil.copy", "gone_prepare.f"))
     with pytest.raises(InputError, match="gone_prepare"):

@@ -1,10 +1,8 @@
 """``merit analyze|enhance|classify``: a trained model at work on recordings."""
 
-import argparse
-import math
-
 from merit_modules.commands.analyze.inputs import printable
 from merit_modules.errors import InputError
+from merit_modules.kinds import number, whole
 
 # What each command does, and its help.
 COMMANDS = {
@@ -16,6 +14,7 @@ COMMANDS = {
 ENCODINGS = ("float", "pcm16")
 EXTENSIONS = ("wav", "flac")
 FORMATS = ("jsonl", "csv")
+_SECONDS = number("a number of seconds", least=0)
 SEGMENT_SECONDS, CHUNK_SECONDS, CONTEXT_SECONDS = 3.0, 24.0, 12.0
 
 
@@ -107,20 +106,20 @@ def _add_computing(parser, name):
     if name != "enhance":
         parser.add_argument(
             "--segment-seconds",
-            type=_seconds,
+            type=_SECONDS.option,
             default=SEGMENT_SECONDS,
             help="length of a segment of the timeline (default: %(default)g)",
         )
     parser.add_argument(
         "--chunk-seconds",
-        type=_seconds,
+        type=_SECONDS.option,
         default=CHUNK_SECONDS,
         help="new audio per window, of recordings that are not computed whole "
         "(default: %(default)g)",
     )
     parser.add_argument(
         "--context-seconds",
-        type=_seconds,
+        type=_SECONDS.option,
         default=CONTEXT_SECONDS,
         help="audio that a window sees before and after it "
         "(default: %(default)g)",
@@ -133,38 +132,18 @@ def _add_computing(parser, name):
     )
     parser.add_argument(
         "--batch-seconds",
-        type=_seconds,
+        type=_SECONDS.option,
         default=0.0,
         help="audio that is computed together (default: 0, one window at a "
         "time)",
     )
     parser.add_argument(
         "--jobs",
-        type=_count,
+        type=whole(0).option,
         default=1,
         help="recordings that are read and resampled at the same time, beside "
         "the model; 0: in between (default: 1)",
     )
-
-
-def _seconds(text):
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(
-            f"expected a number of seconds, got {text!r}"
-        )
-    return value
-
-
-def _count(text):
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(
-            f"expected a whole number, 0 or more, got {text!r}"
-        )
-    return int(text)
 
 
 def run(args):

@@ -1,11 +1,11 @@
 """``merit demo``: a page in the browser on a trained model."""
 
-import argparse
 import sys
 
 from merit_modules.commands.demo.gate import LOCAL
 from merit_modules.data.escaping import terminal
 from merit_modules.errors import InputError
+from merit_modules.kinds import number, whole
 
 
 def add_parser(subparsers):
@@ -18,6 +18,7 @@ def add_parser(subparsers):
 
     Example
     -------
+    >>> import argparse
     >>> parser = argparse.ArgumentParser()
     >>> add_parser(parser.add_subparsers())
     >>> parser.parse_args(["demo", "--model", "DIR"]).host
@@ -44,7 +45,7 @@ def add_parser(subparsers):
     )
     parser.add_argument(
         "--port",
-        type=_port,
+        type=whole(0, 65535).option,
         default=0,
         help="port; 0 takes a free one (default: %(default)s)",
     )
@@ -58,14 +59,14 @@ def add_parser(subparsers):
     )
     parser.add_argument(
         "--max-upload-mb",
-        type=_positive,
+        type=number(above=0).option,
         default=100.0,
         metavar="MB",
         help="largest upload (default: %(default)g)",
     )
     parser.add_argument(
         "--max-minutes",
-        type=_positive,
+        type=number(above=0).option,
         default=30.0,
         metavar="MIN",
         help="longest recording at 48 kHz in stereo; more samples than that "
@@ -73,7 +74,7 @@ def add_parser(subparsers):
     )
     parser.add_argument(
         "--max-total-mb",
-        type=_positive,
+        type=number(above=0).option,
         default=2000.0,
         metavar="MB",
         help="all recordings and results that are kept; the oldest go first "
@@ -136,17 +137,3 @@ def run(args):
 
 def _say(address):
     print(f"{address} (Ctrl-C ends it)", flush=True)
-
-
-def _port(text):
-    port = int(text)
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"expected 0 to 65535, got {port}")
-    return port
-
-
-def _positive(text):
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected more than 0, got {text}")
-    return number

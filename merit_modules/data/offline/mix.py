@@ -1,14 +1,12 @@
 """Which mixtures of an experiment are written to disk: see ``merit mix``."""
 
-import io
-
-import ruamel.yaml
-from hyperpyyaml import load_hyperpyyaml, resolve_references
+from hyperpyyaml import load_hyperpyyaml
 
 from merit_modules.data.manifest import files_of, read_manifest
 from merit_modules.data.mixing import NoiseMixer
 from merit_modules.errors import InputError
-from merit_modules.hparams import keys_of, read_text
+from merit_modules.hparams import explained, format_overrides, resolved
+from merit_modules.kinds import whole
 
 KEYS = (
     "prepare",
@@ -64,26 +62,14 @@ def load_data_settings(path, overrides=None):
     Traceback (most recent call last):
     merit_modules.errors.InputError: ...run.yaml: expected a key 'prepare'
     """
-    text = read_text(path)
-    known = keys_of(text)
-    for key in overrides or {}:
-        if key not in known:
-            raise InputError(f"{path} has no key {key!r} to override")
+    tree = resolved(path, overrides)
     for key in KEYS:
-        if key not in known:
+        if key not in tree:
             raise InputError(f"{path}: expected a key {key!r}")
-    yaml = ruamel.yaml.YAML()
-    yaml.width = 4096
-    stream = io.StringIO()
-    try:
-        with open(path, encoding="utf-8") as file:
-            tree = yaml.load(resolve_references(file, overrides or {}))
-        keys = [*KEYS, *(known & OPTIONAL)]
-        yaml.dump({key: tree[key] for key in keys}, stream)
-        return load_hyperpyyaml(stream.getvalue())
-    except (ImportError, TypeError, ValueError) as error:
-        message = ": ".join(str(part) for part in error.args)
-        raise InputError(f"{path}: {message}") from error
+    keys = [*KEYS, *(OPTIONAL & set(tree))]
+    text = format_overrides({key: tree[key] for key in keys})
+    with explained(path):
+        return load_hyperpyyaml(text)
 
 
 def mixtures_of(settings, split, epoch=0):
@@ -121,6 +107,7 @@ def mixtures_of(settings, split, epoch=0):
         raise InputError(
             f"split: expected one of {', '.join(splits)}, got {split!r}"
         )
+    whole(0).check("epoch", epoch)
     if epoch and split != "train":
         raise InputError(
             f"epoch: expected 0 for {split}, whose mixtures are the same in "

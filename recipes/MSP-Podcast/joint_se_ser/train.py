@@ -26,11 +26,11 @@ from merit_modules.data.offline.read import PairedFolders
 from merit_modules.data.pipelines import make_dataset
 from merit_modules.evaluation.conditions import noise_grid
 from merit_modules.evaluation.evaluation import evaluate_conditions
-from merit_modules.hparams import explained
 from merit_modules.training.brain import JointBrain
 from merit_modules.training.datasets import Data, check_audio
 from merit_modules.training.defaults import with_defaults
 from merit_modules.training.experiment import as_command, begin_run
+from merit_modules.training.keys import checked
 from merit_modules.training.start import first_experiment, set_weights
 from merit_modules.training.targets import make_target
 
@@ -203,7 +203,7 @@ def evaluate(brain, hparams, data):
 
 def train(hparams_file, run_opts, overrides):
     """Train what a YAML file describes; return brain, hparams and data."""
-    with explained(hparams_file), open(hparams_file, encoding="utf-8") as fin:
+    with checked(hparams_file, run_opts, overrides) as fin:
         hparams = load_hyperpyyaml(fin, overrides)
     hparams = with_defaults(hparams, hparams_file)
     # Manifests are made here, by hparams["prepare"].
