@@ -71,7 +71,11 @@ SECTIONS = {
         "speech_root": (PATH, "what {data_root} means in speech manifests"),
         "noise_root": (PATH, "what {data_root} means in noise manifests"),
         "output_folder": (FOLDER, "where the run is written"),
-        "fold": (_COUNT, "which fold is tested; the recipe says of how many"),
+        "fold": (
+            either(NULL, _COUNT),
+            "which fold is tested; the recipe says of how many",
+        ),
+        "n_folds": (whole(3), "folds of whole speakers"),
         "protocol": (TEXT, "how the corpus is split; see the recipe"),
         "label_set": (TEXT, "which classes there are; see the recipe"),
     },
