@@ -2,6 +2,7 @@
 
 import pickle
 import zipfile
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +29,8 @@ LOSS_FILE = "final_loss.pt"
 PRETRAINED_FOLDER = "pretrained_models"
 
 _SE_PREFIX = "model_SE."
+#: Weights pack badly: what becomes much larger is no model.
+_MOST_EXPANSION = 20
 
 
 class ReleasedPart(NamedTuple):
@@ -178,13 +181,15 @@ def read_torch_file(path):
     {'a': tensor([1., 1.])}
     """
     try:
-        # Mapped, so that the optimiser's state beside a model is never read.
+        # Mapped, so that the optimiser's state beside a model takes no memory.
         return torch.load(
             path,
             map_location="cpu",
             weights_only=True,
-            mmap=zipfile.is_zipfile(path),
+            mmap=zipfile.is_zipfile(path) and _is_stored(path),
         )
+    except InputError:
+        raise
     except pickle.UnpicklingError as error:
         reason = str(error).partition("WeightsUnpickler error:")[2]
         reason = reason.strip().split("\n")[0] or str(error).split("\n")[0]
@@ -195,6 +200,25 @@ def read_torch_file(path):
     except Exception as error:  # a broken file may raise almost anything
         first = str(error).split("\n")[0]
         raise InputError(f"{path}: cannot be read: {first}") from error
+
+
+def _is_stored(path):
+    """Say whether a zip file's members are as they are; check their CRCs."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        size = sum(member.file_size for member in members)
+        if size > _MOST_EXPANSION * max(2**20, Path(path).stat().st_size):
+            raise InputError(
+                f"{path}: refused: it would unpack to {size / 2**30:.1f} GiB"
+            )
+        try:
+            # Who turns CRCs off in PyTorch writes none.
+            bad = any(member.CRC for member in members) and archive.testzip()
+        except (OSError, EOFError, ValueError, zlib.error) as error:
+            bad = str(error)
+        if bad:
+            raise InputError(f"{path}: damaged: {bad}: its CRC is another one")
+    return all(m.compress_type == zipfile.ZIP_STORED for m in members)
 
 
 def read_part(part, path):

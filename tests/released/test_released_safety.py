@@ -4,6 +4,7 @@ import builtins
 import os
 import pickle
 import struct
+import zipfile
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from merit_modules.errors import InputError
 from merit_modules.released import convert, load_release, read_release
 from merit_modules.released import files as source
 from merit_modules.released.files import read_part, read_torch_file
+from merit_modules.released.parts import PARTS
 from merit_modules.released.pickles import read_statistics
 from tests.helpers.releases import (
     edit,
@@ -439,3 +441,53 @@ def test_cfg_that_is_no_dictionary(tmp_path):
     write_pretrained(tmp_path, wavlm_tensors(), heads, cfg=["encoder_layers"])
     with pytest.raises(InputError, match="WavLM-Large.pt: cfg: .*got a list"):
         read_release(tmp_path)
+
+
+def repack(path, method=zipfile.ZIP_DEFLATED):
+    """Pack a torch file again, as some tools do."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])
+def test_a_file_that_was_packed_again_reads_the_same(model, method):
+    expected = {p: read_part(p, model / f"final_{p}.pt").state for p in PARTS}
+    for part, state in expected.items():
+        path = model / f"final_{part}.pt"
+        repack(path, method)
+        found = read_part(part, path).state
+        assert found.keys() == state.keys()
+        assert all(torch.equal(found[name], state[name]) for name in state)
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_a_changed_byte_of_a_tensor_is_noticed(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("zip") / "final_ser.pt"
+    state = {"out.0.bias": torch.arange(64.0)}
+    torch.save({"model": state}, path)
+    if data.draw(st.booleans(), "packed again"):
+        repack(path)
+    content = bytearray(path.read_bytes())
+    place = data.draw(st.integers(0, 999), "place") * len(content) // 1000
+    content[place] ^= 1 << data.draw(st.integers(0, 7), "bit")
+    path.write_bytes(content)
+    try:
+        found = read_part("ser", path).state
+    except InputError as error:
+        assert "final_ser.pt" in str(error)
+    else:  # of the padding, or of a date
+        assert torch.equal(found["out.0.bias"], state["out.0.bias"])
+
+
+def test_a_file_that_unpacks_to_gigabytes(tmp_path):
+    path = tmp_path / "final_ser.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("archive/data/0", "w") as stream:
+            for _ in range(64):
+                stream.write(bytes(2**20))
+    with pytest.raises(InputError, match=r"final_ser.pt: refused: it would"):
+        read_part("ser", path)
