@@ -1,22 +1,15 @@
 """Files: written whole, audio found in folders, folders here or on the hub."""
 
-import logging
 import os
 import re
 import shutil
+import sys
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from merit_modules.errors import InputError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
-logger = logging.getLogger(__name__)
 
 AUDIO_SUFFIXES = frozenset(
     ".wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .w64 "
@@ -45,6 +38,28 @@ def audio_suffixes():
     return AUDIO_SUFFIXES | found
 
 
+def sync(path):
+    """Wait until a file, or a folder's list of files, is on the disk.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file or folder.
+
+    Example
+    -------
+    >>> sync(getfixture("tmp_path"))
+    """
+    try:
+        place = os.open(path, os.O_RDONLY)
+    except PermissionError:  # Windows opens no folder
+        return
+    try:
+        os.fsync(place)
+    finally:
+        os.close(place)
+
+
 def write_atomically(path, text):
     """Write a text file so that it is either whole or as it was before.
 
@@ -69,74 +84,47 @@ def write_atomically(path, text):
     try:
         with open(temporary, "w", encoding="utf-8", newline="") as stream:
             stream.write(text)
+        sync(temporary)
         os.replace(temporary, path)
+        sync(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-_HELD = {}  # device and inode of a folder to its open descriptor
-
-
-def hold(folder):
-    """Keep an output folder for this process, until it ends.
-
-    The lock is on the folder itself: nothing is written into it, and the
-    system lets go of it when the process ends, however it ends. Windows and
-    some network disks have no such locks; there, nothing is kept apart.
+def locale_problem(path):
+    """Say why a path cannot be used in this locale.
 
     Arguments
     ---------
-    folder : str or Path
-        The folder; it is made if need be.
+    path : str or Path
+        A path, or a word of the command line.
 
-    Raises
-    ------
-    InputError
-        If another process holds it, naming that, or if it cannot be made.
+    Returns
+    -------
+    str or None
+        None if it can be used.
 
     Example
     -------
-    >>> folder = getfixture("tmp_path") / "run"
-    >>> hold(folder)
-    >>> hold(folder)  # it has it already
+    >>> locale_problem("Glück.wav") is None
+    True
     """
+    path = os.fspath(path)
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        if fcntl is None:
-            return
-        place = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written: {error}") from error
-    found = os.fstat(place)
-    key = found.st_dev, found.st_ino
-    if key in _HELD:
-        os.close(place)
-        return
-    try:
-        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(place)
-        raise InputError(
-            f"{folder}: {_holder(found.st_ino)} is at work there; wait for "
-            "it, or give this one a folder of its own"
-        ) from None
-    except OSError as error:  # a file system without locks
-        logger.warning(f"{folder}: cannot be locked ({error})")
-    _HELD[key] = place
-
-
-def _holder(inode):
-    """Name the process that holds a folder, where the system tells."""
-    try:
-        rows = Path("/proc/locks").read_text().splitlines()
-    except OSError:
-        rows = []
-    for row in rows:
-        words = row.split()
-        if "FLOCK" in words and words[-3].endswith(f":{inode}"):
-            return f"process {words[-4]}"
-    return "another process"
+        shown = os.fsencode(path).decode("utf-8")
+    except UnicodeDecodeError:  # in no encoding that we know
+        return None
+    except UnicodeEncodeError:
+        shown = path
+    else:
+        if shown == path:
+            return None
+    return (
+        f"{shown}: the locale of this shell (encoding "
+        f"{sys.getfilesystemencoding()}) does not have these characters; set "
+        "PYTHONUTF8=1, or LC_ALL=C.UTF-8"
+    )
 
 
 class AudioFiles(NamedTuple):

@@ -9,13 +9,13 @@ import pytest
 
 from merit_modules.commands.__main__ import main
 from merit_modules.errors import InputError
-from merit_modules.files import hold
 from merit_modules.pretrained import save_folder
+from merit_modules.state import hold
 from merit_modules.tiny import tiny_system
 
 HOLDER = """
 import sys, time
-from merit_modules.files import hold
+from merit_modules.state import hold
 hold(sys.argv[1])
 print("held", flush=True)
 time.sleep(60)

@@ -47,6 +47,11 @@ SET_UP = (
 #: page or, where it is another file's, may run their like.
 RUN_BY = [
     ("recipes/*", "for .*", "recipes/test_all_systems.py::the_pages_compare"),
+    (
+        "docs/your_*",
+        ".*_folders.py .*",
+        "recipes/test_manifest_recipe.py::fold",
+    ),
     ("docs/your_own*", "python .*", "recipes/test_manifest_recipe.py::one_ep"),
     ("docs/your_own*", "merit .*", "recipes/test_manifest_recipe.py::seeds"),
     ("recipes/EMODB/*", "python .*", "recipes/test_emodb_recipe.py::the_doc"),

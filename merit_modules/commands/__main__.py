@@ -6,7 +6,9 @@ import os
 import sys
 
 from merit_modules import __version__
-from merit_modules.errors import InputError
+from merit_modules.errors import InputError, told
+from merit_modules.files import locale_problem
+from merit_modules.state import let_go
 
 #: Modules of this room that add subcommands, in the order of the help: to use
 #: a model, to train and compare, to make folders.
@@ -68,14 +70,12 @@ def main(argv=None):
         return 0
     args.rest = rest
     try:
+        for word in [*argv, *rest]:
+            if problem := locale_problem(word):
+                raise InputError(problem)
         code = args.run(args)
         sys.stdout.flush()
         return code
-    except InputError as error:
-        # One that comes from a loader's worker brings its traceback along.
-        message = str(error).rsplit("InputError: ", 1)[-1].strip()
-        print(f"error: {message}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
         return INTERRUPTED
@@ -84,6 +84,14 @@ def main(argv=None):
         # not even when Python flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        message = told(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return 2
+    finally:
+        let_go()
 
 
 def _split(argv):

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from merit_modules.errors import InputError
+from merit_modules.state import hold
 
 
 def add_parser(subparsers):
@@ -65,7 +66,7 @@ def evaluate_run(argv):
     -------
     >>> evaluate_run(["nowhere"])
     Traceback (most recent call last):
-    merit_modules.errors.InputError: nowhere: no run: it has no file ...
+    merit_modules.errors.InputError: nowhere: no run: there is no ...
     """
     import speechbrain as sb
 
@@ -77,11 +78,18 @@ def evaluate_run(argv):
         described_run,
         load_run,
     )
-    from merit_modules.training.seal import check_same_run
+    from merit_modules.training.seal import (
+        check_same_data,
+        check_same_run,
+        read_seal,
+    )
     from merit_modules.training.start import first_folder
 
     folder, trust = Path(argv[0]), "--trust" in argv
     argv = [word for word in argv if word != "--trust"]
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no run: there is no such folder")
+    hold(folder)
     if not trust:
         check_run(folder)
     # SpeechBrain's own parser tells run options from keys of the YAML.
@@ -94,6 +102,13 @@ def evaluate_run(argv):
     hparams = load_run(folder, stated, trust)
     if not list(Path(hparams["save_folder"]).glob("CKPT+*")):
         raise InputError(f"{hparams['save_folder']}: no checkpoint to evaluate")
+    for key in ("speech_root", "noise_root"):
+        if hparams[key] and not Path(hparams[key]).is_dir():
+            raise InputError(
+                f"{key}: expected the folder of the run's audio, there is no "
+                f"{hparams[key]}; give the place where it is now: --{key} DIR"
+            )
+    check_same_data(folder, read_seal(folder), hparams)
     if hparams["front_end_experiment"]:
         first = first_folder(folder, hparams["front_end_experiment"])
         hparams["system"].front_end = load_run(first, trust=trust)["system"]

@@ -20,6 +20,13 @@ from merit_modules.errors import InputError
 from merit_modules.evaluation.run_folder import RESULTS, read_run
 from merit_modules.files import write_atomically
 from merit_modules.hparams import parse_overrides, read_text
+from merit_modules.state import (
+    DamagedError,
+    file_digest,
+    hold,
+    read_state,
+    write_state,
+)
 
 RECORD = "run.json"  # what a run's folder was made with, and whether whole
 LOG = "run.log"
@@ -110,6 +117,7 @@ def _run(args):
         raise InputError(f"{args.train}: there is no such script")
     hparams = find_hparams(train, args.hparams)
     jobs, out = _make_jobs(args, hparams, args.rest)
+    hold(out)
     command = [sys.executable, str(train), str(hparams), *args.rest]
     if args.only_print:
         for job in jobs:
@@ -217,10 +225,12 @@ def _code(text):
 def _read_record(job):
     """Return the record in a run's folder; empty without one."""
     try:
-        record = json.loads((job.folder / RECORD).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        return read_state(job.folder / RECORD)
+    except FileNotFoundError:
         return {}
-    return record if isinstance(record, dict) else {}
+    except DamagedError as error:
+        print(f"{error}; this run is done again", file=sys.stderr)
+        return {}
 
 
 def _check_settings(job):
@@ -245,10 +255,9 @@ def _check_settings(job):
 def _results_digest(job):
     """Return a digest of a run's results, None without any."""
     try:
-        data = (job.folder / RESULTS).read_bytes()
+        return file_digest(job.folder / RESULTS)
     except FileNotFoundError:
         return None
-    return hashlib.sha256(data).hexdigest()
 
 
 def _is_finished(job):
@@ -261,7 +270,7 @@ def _is_finished(job):
 def _write_record(job, results=None):
     """Note what a run's folder is made with and, at its end, its results."""
     record = {"settings": job.settings, "results": results}
-    write_atomically(job.folder / RECORD, json.dumps(record, indent=2) + "\n")
+    write_state(job.folder / RECORD, record)
 
 
 def slots_of(args):

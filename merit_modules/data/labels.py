@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 
+from merit_modules.data.text import key
 from merit_modules.errors import InputError
 
 
@@ -38,14 +39,15 @@ def emotion_labels(classes):
     Raises
     ------
     InputError
-        If there are fewer than two classes, or a name comes twice.
+        If there are fewer than two classes, or a name comes twice, in whatever
+        spelling.
 
     Example
     -------
     >>> emotion_labels(["angry", "sad"]).encode("sad")
     tensor([1])
     """
-    if len(classes) < 2 or len(set(classes)) < len(classes):
+    if len(classes) < 2 or len({*map(key, classes)}) < len(classes):
         raise InputError(
             f"classes: expected two or more different names, got {classes!r}"
         )

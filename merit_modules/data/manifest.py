@@ -8,12 +8,12 @@ start with ``{data_root}`` (any ``$data_root`` or ``{..._root}`` of others is
 replaced, too), so that a manifest stays true when its audio moves.
 """
 
-import csv
-import io
 import json
 import re
 from pathlib import Path
 
+from merit_modules.data.table import at, read_table, read_text
+from merit_modules.data.text import is_missing
 from merit_modules.errors import InputError
 from merit_modules.files import write_atomically
 
@@ -79,17 +79,16 @@ def read_manifest(path, data_root, kind=None):
     >>> read_manifest(path, "/noise")
     {'n1': {'wav': '/noise/n1.wav', 'duration': 2.0, 'noise_type': 'rain'}}
     """
-    is_table = Path(path).suffix == ".csv"
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        entries = _rows(text) if is_table else json.loads(text)
-    except (FileNotFoundError, IsADirectoryError):
-        raise InputError(f"{path}: there is no such manifest file") from None
-    except (KeyError, ValueError, csv.Error) as error:  # also: not UTF-8
-        form = "CSV table with a column ID" if is_table else "JSON manifest"
-        raise InputError(
-            f"{path}: expected a {form}, could not parse it: {error}"
-        ) from None
+    if Path(path).suffix.lower() == ".csv":
+        entries = _rows(path)
+    else:
+        text = read_text(path, "manifest file")
+        try:
+            entries = json.loads(text)
+        except ValueError as error:
+            raise InputError(
+                f"{path}: expected a JSON manifest, could not parse it: {error}"
+            ) from None
     if not isinstance(entries, dict):
         raise InputError(
             f"{path}: expected a JSON object {{id: entry}}, "
@@ -138,10 +137,21 @@ def files_of(path, place, names):
     return {name: str(path).replace(f"{{{place}}}", name) for name in names}
 
 
-def _rows(text):
-    """Read SpeechBrain's CSV manifests, with or without spaces."""
-    rows = csv.DictReader(io.StringIO(text), skipinitialspace=True)
-    return {row.pop("ID"): row for row in rows}
+def _rows(path):
+    """Read SpeechBrain's CSV manifests."""
+    known = {*SPEECH_KEYS, *NOISE_KEYS, "length"}
+    table = read_table(
+        path, ["ID"], sorted(known), ["duration", "length"], "manifest file"
+    )
+    for problem in table.problems.values():
+        raise InputError(problem)
+    entries = {}
+    for line, cells in table.rows:
+        item = cells.pop("ID")
+        if item in entries:
+            raise InputError(f"{at(path, line, 'ID')}: {item!r} came before")
+        entries[item] = cells
+    return entries
 
 
 def _checked(path, item, entry, data_root, kind):
@@ -159,7 +169,9 @@ def _checked(path, item, entry, data_root, kind):
     if kind == "noise":
         entry = {**entry, "noise_type": entry.get("noise_type", "noise")}
     else:
-        entry = {**entry, "spk_id": entry.get("spk_id")}
+        speaker = entry.get("spk_id")
+        speaker = None if is_missing(speaker) else speaker
+        entry = {**entry, "spk_id": speaker}
     needed = NOISE_KEYS if kind == "noise" else SPEECH_KEYS
     missing = [key for key in needed if key not in entry]
     if missing:

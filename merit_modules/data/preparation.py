@@ -8,14 +8,17 @@ are whole or not there at all come from here.
 import errno
 import hashlib
 import json
+import os
 from contextlib import contextmanager
 from pathlib import Path
 
 from merit_modules.data.manifest import write_manifest
 from merit_modules.data.probing import probe_many
 from merit_modules.data.speaker_splits import speaker_disjoint_splits
+from merit_modules.data.text import key as same
+from merit_modules.data.text import spellings
 from merit_modules.errors import InputError
-from merit_modules.files import write_atomically
+from merit_modules.state import digest_of, read_state, write_state
 
 __all__ = [
     "STAMP",
@@ -25,6 +28,7 @@ __all__ = [
     "probe_many",
     "remove_stamp",
     "speaker_disjoint_splits",
+    "spelt_on_disk",
     "split_digest",
     "write_manifests",
 ]
@@ -63,7 +67,7 @@ def write_manifests(manifest_folder, manifests, stamp):
     with _naming(folder):
         for name, entries in manifests.items():
             write_manifest(folder / f"{name}.json", entries)
-        write_atomically(folder / STAMP, json.dumps(stamp, indent=2) + "\n")
+        write_state(folder / STAMP, stamp)
 
 
 def remove_stamp(manifest_folder):
@@ -121,10 +125,10 @@ def is_prepared(manifest_folder, names, stamp):
     if not all((folder / f"{name}.json").is_file() for name in names):
         return False
     try:
-        written = json.loads((folder / STAMP).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        written = read_state(folder / STAMP)
+    except (OSError, InputError):
         return False
-    return written == json.loads(json.dumps(stamp))
+    return digest_of(written) == digest_of(stamp)
 
 
 @contextmanager
@@ -136,6 +140,43 @@ def _naming(path):
         if error.errno == errno.ENOSPC:
             raise
         raise InputError(f"{path}: cannot be written: {error}") from error
+
+
+def spelt_on_disk(path, listed):
+    """Find a file whose name has another case or normal form on the disk.
+
+    Arguments
+    ---------
+    path : str
+        As a table has it, absolute.
+    listed : dict
+        What folders hold, kept from call to call; at first empty.
+
+    Returns
+    -------
+    str or None
+        The path if it is there, else the only one that is the same, if any.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> (folder / "u\u0308.wav").touch()
+    >>> spelt_on_disk(f"{folder}/Ü.WAV", {}) == f"{folder}/u\u0308.wav"
+    True
+    """
+    if os.path.lexists(path):
+        return path
+    folder, name = os.path.split(path)
+    folder = spelt_on_disk(folder, listed) if name else None
+    if folder is None:
+        return None
+    if folder not in listed:
+        try:
+            listed[folder] = spellings(os.listdir(folder))
+        except (OSError, ValueError):  # no folder; no such name in the locale
+            listed[folder] = {}
+    found = listed[folder].get(same(name), ())
+    return os.path.join(folder, found[0]) if len(found) == 1 else None
 
 
 def split_digest(entries):
@@ -167,7 +208,7 @@ def split_digest(entries):
 
 
 def check_disjoint(splits, key="spk_id", allow=()):
-    """Raise if something is in two splits.
+    """Raise if something is in two splits, in whatever spelling.
 
     Arguments
     ---------
@@ -192,21 +233,30 @@ def check_disjoint(splits, key="spk_id", allow=()):
     Traceback (most recent call last):
     merit_modules.errors.InputError: spk_id: expected each in one split, ...
     """
-    found = {}
+    allowed = {_identity(value) for value in allow}
+    found = {}  # by what is the same: spelling to a split
     for split, entries in splits.items():
         for entry in entries.values():
-            found.setdefault(entry.get(key), {})[split] = None
-    shared = {
-        value: list(names)
-        for value, names in found.items()
-        if len(names) > 1 and value not in allow
-    }
+            value = entry.get(key)
+            found.setdefault(_identity(value), {})[split, value] = None
+    shared = [
+        list(places)
+        for value, places in found.items()
+        if value not in allowed and len({split for split, _ in places}) > 1
+    ]
     if shared:
-        value, names = min(shared.items(), key=lambda item: str(item[0]))
+        places = min(shared, key=lambda places: str(places[0][1]))
+        (_, value), names = places[0], dict.fromkeys(s for s, _ in places)
+        others = {v: None for _, v in places if v != value}
+        also = f" (also {', '.join(map(repr, others))})" if others else ""
         raise InputError(
-            f"{key}: expected each in one split, got {value!r} in "
+            f"{key}: expected each in one split, got {value!r}{also} in "
             f"{' and '.join(names)} ({len(shared)} such in all)"
         )
+
+
+def _identity(value):
+    return value if value is None else same(value)
 
 
 def count_table(counts, known=None):

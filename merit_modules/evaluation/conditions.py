@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import soundfile
 
+from merit_modules.data.text import speaker_of
 from merit_modules.evaluation.metrics.scoring import summarise
 from merit_modules.evaluation.routing_log import RoutingLog
 
@@ -152,7 +153,7 @@ class ConditionScores:
         noise = (self.condition.noise or {}).get(recipe.noise_id, {})
         return {
             "utt_id": utt_id,
-            "spk_id": entry.get("spk_id"),
+            "spk_id": speaker_of(entry.get("spk_id")),
             "condition": self.condition.name,
             "test_set": self.condition.test_set,
             "noise_set": self.condition.noise_set,

@@ -1,8 +1,6 @@
 """Test conditions: run them, score them, write what was found."""
 
 import contextlib
-import hashlib
-import json
 import time
 from pathlib import Path
 
@@ -24,12 +22,15 @@ from merit_modules.evaluation.run_folder import (
     RESULTS,
     SCAN,
     SCORES,
+    check_rows,
     read_results,
     read_table,
+    rows_digest,
     table_as_csv,
 )
 from merit_modules.files import write_atomically
 from merit_modules.pretrained.weights import fingerprint, versions
+from merit_modules.state import DamagedError, digest_of, read_state, write_state
 
 logger = get_logger(__name__)
 
@@ -67,15 +68,17 @@ class Evaluation:
         self.folder = Path(output_folder)
         self.loader_kwargs = loader_kwargs
         validation = brain.load_best()
+        brain.target.temperature = validation.get("temperature", 1.0)
         self.settings = {
             **settings,
             "validation": validation,
             "weights": fingerprint(brain.system),
         }
-        self.settings_key = _digest(self.settings)
+        self.settings_key = digest_of(self.settings)
         self.results = {
             **about,
             "validation": validation,
+            "weights": self.settings["weights"],
             "n_parameters": sum(p.numel() for p in brain.system.parameters()),
             "versions": versions(),
             "conditions": [],
@@ -126,6 +129,7 @@ class Evaluation:
                     "settings_key": self.settings_key,
                 }
                 self._extend(finished[name])
+                finished[name]["rows_digest"] = rows_digest(self.rows[name])
                 self._list(finished, names)
                 self._write()
         return self.results
@@ -141,29 +145,38 @@ class Evaluation:
         asked = [
             condition.noise_set,
             condition.snr_db,
-            condition.noise,
-            {k: v["wav"] for k, v in condition.dataset.data.items()},
+            _by_name(condition.noise),
+            _by_name(condition.dataset.data),
             self.settings,
         ]
-        return _digest(asked)
+        return digest_of(asked)
 
     def _take_over(self, keys):
         """Keep what an earlier start evaluated under the same conditions."""
         if not (self.folder / RESULTS).is_file():
             return {}
-        earlier = read_results(self.folder)
-        kept = {
-            entry["name"]: entry
-            for entry in earlier["conditions"]
-            if entry.get("settings_key") == self.settings_key
-            and keys.get(entry["name"], entry["key"]) == entry["key"]
-        }
+        try:
+            earlier = read_results(self.folder)
+            _, table = read_table(self.folder / SCORES)
+        except InputError as error:
+            logger.warning(f"{error}; all is tested again")
+            return {}
+        kept = {}
+        for entry in earlier["conditions"]:
+            name = entry["name"]
+            if entry.get("settings_key") != self.settings_key:
+                continue
+            if keys.get(name, entry["key"]) != entry["key"]:
+                continue
+            rows = [row for row in table if row["condition"] == name]
+            try:
+                check_rows(self.folder / SCORES, entry, rows)
+            except DamagedError as error:
+                logger.warning(str(error))
+                continue
+            kept[name], self.rows[name] = entry, rows
         if not kept:
             return {}
-        _, table = read_table(self.folder / SCORES)
-        for row in table:
-            if row["condition"] in kept:
-                self.rows.setdefault(row["condition"], []).append(row)
         for name, entry in kept.items():
             missing = set(self.scorer.metrics) - set(_metrics_of(entry))
             if name in keys and "se" in entry and missing:
@@ -351,10 +364,7 @@ class Evaluation:
             table_as_csv(rows, [*self.brain.target.columns, *measured]),
         )
         # After the scores: what it lists is there.
-        write_atomically(
-            self.folder / RESULTS,
-            json.dumps(self.results, indent=2, allow_nan=False) + "\n",
-        )
+        write_state(self.folder / RESULTS, self.results)
         write_atomically(
             self.folder / "results.md",
             results_table(self.results, markdown=True),
@@ -444,8 +454,8 @@ def _doubts_of(brain):
     """Take over what looked wrong when all audio was read, by split."""
     path = Path(brain.checkpointer.checkpoints_dir) / SCAN
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["warnings"]
-    except (OSError, ValueError, KeyError, TypeError):
+        found = read_state(path)["warnings"]
+    except (OSError, InputError, KeyError, TypeError):
         return {}
     return {"warnings": found} if found else {}
 
@@ -455,5 +465,9 @@ def _metrics_of(entry):
     return list(entry.get("se", {}).get("enhanced", {}))
 
 
-def _digest(content):
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+def _by_name(manifest):
+    """Leave out of a manifest where its audio lies."""
+    return manifest and {
+        item: {**entry, "wav": Path(entry["wav"]).name}
+        for item, entry in manifest.items()
+    }

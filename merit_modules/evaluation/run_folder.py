@@ -2,11 +2,11 @@
 
 import csv
 import io
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 from merit_modules.errors import InputError
+from merit_modules.state import DamagedError, digest_of, read_state
 
 RESULTS = "results.json"
 SCAN = "audio_scan.json"  # what was found when all audio was read
@@ -61,6 +61,56 @@ def table_as_csv(rows, columns):
     return stream.getvalue()
 
 
+def rows_digest(rows):
+    """Give the rows of a condition a name of their own.
+
+    Arguments
+    ---------
+    rows : list of dict
+        Column to value, or to its text.
+
+    Returns
+    -------
+    str
+        The same whether they come from a system or from ``scores.csv``.
+
+    Example
+    -------
+    >>> rows_digest([{"a": 0.5, "b": None}]) == rows_digest([{"a": "0.5"}])
+    True
+    """
+    told = [
+        sorted([k, str(v)] for k, v in row.items() if v not in (None, ""))
+        for row in rows
+    ]
+    return digest_of(told)[:16]
+
+
+def check_rows(path, entry, rows):
+    """Make sure that the rows of a condition are those that were written.
+
+    Arguments
+    ---------
+    path : str or Path
+        ``scores.csv``.
+    entry : dict
+        The condition, of ``results.json``.
+    rows : list of dict
+        Its rows.
+
+    Raises
+    ------
+    DamagedError
+        If they are others.
+    """
+    if entry.get("rows_digest", rows_digest(rows)) != rows_digest(rows):
+        raise DamagedError(
+            f"{path}: damaged, or changed by hand: the rows of "
+            f"{entry['name']} are not those that {RESULTS} was written with; "
+            "merit evaluate RUN tests it again"
+        )
+
+
 def read_table(path):
     """Read a table of scores.
 
@@ -97,9 +147,11 @@ def read_table(path):
         raise InputError(
             f"{path}: expected the scores of a run: {error.strerror}"
         ) from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DamagedError(f"{path}: damaged: {error}") from None
     missing = [name for name in ABOUT if name not in columns]
     if missing:
-        raise InputError(
+        raise DamagedError(
             f"{path}: expected the column {missing[0]!r}, got "
             f"{', '.join(columns) or 'an empty file'}"
         )
@@ -159,11 +211,15 @@ def read_results(folder):
     """
     path = Path(folder) / RESULTS
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = read_state(path)
         _ = [condition["name"] for condition in results["conditions"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
         raise InputError(
-            f"{path}: expected the results of a run: {error}"
+            f"{path}: expected the results of a run: {error.strerror}"
+        ) from error
+    except (KeyError, TypeError) as error:
+        raise DamagedError(
+            f"{path}: expected the results of a run, got no {error}"
         ) from error
     return results
 
@@ -202,7 +258,10 @@ def read_run(folder):
     for row in table:
         if row["condition"] in rows:
             rows[row["condition"]][row["utt_id"]] = row
-    for name, utterances in rows.items():
+    for entry in results["conditions"]:
+        name = entry["name"]
+        utterances = rows[name].values()
+        check_rows(folder / SCORES, entry, list(utterances))
         if not utterances:
             raise InputError(
                 f"{folder / SCORES}: no utterance of condition {name!r}, "

@@ -6,7 +6,12 @@ import torch
 
 from merit_modules.errors import InputError
 from merit_modules.pretrained.weights import check_fit
-from merit_modules.training.checkpoints import SCORES, find_best, scores_of
+from merit_modules.training.checkpoints import (
+    SCORES,
+    find_best,
+    first_whole,
+    scores_of,
+)
 
 #: The name under which a checkpoint holds the system.
 SYSTEM = "system"
@@ -78,20 +83,20 @@ def load_chosen(system, checkpointer, score, average=1):
             f"{folder}: no checkpoint of a finished epoch with the score "
             f"{score!r}: nothing to export"
         )
-    if len(every) < average:
+    whole, _ = first_whole(every, average)
+    if len(whole) < average:
         raise InputError(
             f"{folder}: asked to average {average} checkpoints, found "
-            f"{len(every)}: train with --keep_checkpoints {average} to keep "
+            f"{len(whole)}: train with --keep_checkpoints {average} to keep "
             "that many"
         )
-    chosen = every[:average]
-    state = mean_state([_read(checkpoint) for checkpoint in chosen])
-    check_fit(chosen[0].path, state, system.state_dict())
+    state = mean_state([_read(checkpoint) for checkpoint in whole])
+    check_fit(whole[0].path, state, system.state_dict())
     system.load_state_dict(state)
     return ChosenWeights(
         score=score,
-        epochs=[checkpoint.meta["epoch"] for checkpoint in chosen],
-        validation=scores_of(chosen[0]),
+        epochs=[checkpoint.meta["epoch"] for checkpoint in whole],
+        validation=scores_of(whole[0]),
         last_epoch=max(checkpoint.meta["epoch"] for checkpoint in every),
     )
 

@@ -168,7 +168,7 @@ def _measured(run):
         lines.append(
             "- Recognition: concordance correlation (CCC) over the utterances."
         )
-    if "fold" in hparams:
+    if hparams.get("fold") is not None:
         lines.append(
             f"- Fold {hparams['fold']} of a cross-validation: one split into "
             "training and test speech among several."
@@ -270,11 +270,12 @@ def about_run(run, int8=False):
         Plain values.
     """
     hparams, weights = run.hparams, run.weights
+    fold = hparams.get("fold")
     return {
         "corpus": hparams["corpus_name"],
         "system": hparams["system_name"],
         "seed": hparams["seed"],
-        **({"fold": hparams["fold"]} if "fold" in hparams else {}),
+        **({} if fold is None else {"fold": fold}),
         "epochs": weights.epochs,
         "weights": weights_text(weights),
         "validation": weights.validation,

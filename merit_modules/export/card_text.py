@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
+from merit_modules.data.text import speaker_of, spellings
 from merit_modules.evaluation.cost import count_parameters
 from merit_modules.export.card_metadata import KINDS
 from merit_modules.export.finished_run import tag_of
 from merit_modules.system import CascadeSystem
-
-_NO_SPEAKER = ("", "none", "unknown")
 
 
 def speech_lines(run, about):
@@ -97,9 +96,9 @@ def count_speakers(entries):
     >>> count_speakers([{"spk_id": "a"}, {"spk_id": "a"}, {"spk_id": None}])
     (1, False)
     """
-    speakers = [str(entry.get("spk_id")) for entry in entries]
-    known = [s for s in speakers if s.lower() not in _NO_SPEAKER]
-    return len(set(known)), len(known) == len(speakers)
+    speakers = [speaker_of(entry.get("spk_id")) for entry in entries]
+    known = [speaker for speaker in speakers if speaker is not None]
+    return len(spellings(known)), len(known) == len(speakers)
 
 
 def noise_lines(run):

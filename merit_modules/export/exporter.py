@@ -9,6 +9,7 @@ from merit_modules.export.card_metadata import corpus_about
 from merit_modules.export.finished_run import read_finished_run
 from merit_modules.pretrained import check_replaceable, save_folder
 from merit_modules.pretrained.save import ONNX_FILES
+from merit_modules.state import hold
 
 
 def export_run(
@@ -76,6 +77,7 @@ def export_run(
     about = corpus_about(run.hparams, about)
     # First, since it counts parameters, which quantised layers have none of.
     card = model_card(run, about, folder.resolve().name, int8)
+    hold(folder)
     system = run.system
     if int8:
         system = quantize_(copy.deepcopy(system) if onnx else system)
@@ -113,4 +115,7 @@ def _facts(run):
         names.insert(0, "ser_target")
         if run.hparams["ser_target"] == "attributes":
             names.insert(1, "attribute_scale")
-    return {name: run.hparams[name] for name in names}
+    facts = {name: run.hparams[name] for name in names}
+    if "ser" in run.tasks and "temperature" in run.weights.validation:
+        facts["temperature"] = round(run.weights.validation["temperature"], 4)
+    return facts

@@ -5,13 +5,17 @@ from typing import NamedTuple
 
 import ruamel.yaml
 import torch
+from speechbrain.utils.logger import get_logger
 
 from merit_modules.data.manifest import read_manifest
 from merit_modules.data.preparation import STAMP
 from merit_modules.errors import InputError
 from merit_modules.evaluation.run_folder import RESULTS, read_results
 from merit_modules.export.averaging import load_chosen
+from merit_modules.pretrained.weights import fingerprint
 from merit_modules.training.experiment import load_run, stated_by
+
+logger = get_logger(__name__)
 
 # What only training needs and what would write, or seed, or read the corpus.
 _NOT_BUILT = ("__set_seed", "tensorboard_logger", "train_logger")
@@ -112,6 +116,14 @@ def read_finished_run(folder, average=1, labels=None, trust=False):
     )
     hparams["system"].eval()
     manifests = _read_manifests(Path(hparams["manifest_folder"]))
+    if average == 1 and results:
+        measured = results.get("weights", None)
+        if measured not in (None, fingerprint(hparams["system"])):
+            logger.warning(
+                f"{folder / RESULTS}: its scores are of other weights, the "
+                "card goes without them; merit evaluate tests these"
+            )
+            results = None
     described = _described(folder)
     return FinishedRun(folder, hparams, described, weights, manifests, results)
 

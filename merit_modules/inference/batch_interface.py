@@ -91,6 +91,7 @@ class BatchInterface(Pretrained):
             settings.get("ser_target", "emotion"),
             self.labels,
             settings.get("attribute_scale"),
+            settings.get("temperature", 1.0),
         )
         self.engine = Engine(self.mods.system, self.device, self.inference_ctx)
 
@@ -307,6 +308,11 @@ def _check_facts(settings, system):
         raise InputError(
             f"sample_rate_hz: expected 1000 to {MAX_RATE_HZ} Hz, got "
             f"{rate_hz!r}"
+        )
+    temperature = settings.get("temperature", 1.0)
+    if not (isinstance(temperature, float) and 0.01 <= temperature <= 100):
+        raise InputError(
+            f"temperature: expected 0.01 to 100, got {temperature!r}"
         )
     texts = isinstance(labels, list | tuple) and all(
         isinstance(label, str) and label.strip() for label in labels

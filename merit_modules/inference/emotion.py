@@ -59,8 +59,35 @@ class Segment(NamedTuple):
         return {
             "start_s": round(self.start_s, 4),
             "end_s": round(self.end_s, 4),
-            **self.emotion._asdict(),
+            **as_told(self.emotion),
         }
+
+
+def as_told(emotion):
+    """Give an emotion as plain values with sensible digits.
+
+    Arguments
+    ---------
+    emotion : Emotion or Attributes
+        What a model says.
+
+    Returns
+    -------
+    dict
+        Its fields; numbers with four decimals.
+
+    Example
+    -------
+    >>> as_told(Attributes({"arousal": 1 / 3}))
+    {'attributes': {'arousal': 0.3333}}
+    """
+
+    def rounded(value):
+        if isinstance(value, dict):
+            return {key: rounded(item) for key, item in value.items()}
+        return round(value, 4) if isinstance(value, float) else value
+
+    return rounded(emotion._asdict())
 
 
 class ClassReader:
@@ -70,6 +97,9 @@ class ClassReader:
     ---------
     labels : sequence of str
         Classes in the order of the logits.
+    temperature : float
+        What the logits are divided by, so that a probability is how often the
+        class is right; fitted to the validation set of the training.
 
     Example
     -------
@@ -77,12 +107,13 @@ class ClassReader:
     'sad'
     """
 
-    def __init__(self, labels):
+    def __init__(self, labels, temperature=1.0):
         self.labels = list(labels)
+        self.temperature = temperature
 
     def activate(self, logits):
         """Turn logits (..., C) into probabilities (..., C)."""
-        return logits.float().softmax(dim=-1)
+        return (logits.float() / self.temperature).softmax(dim=-1)
 
     def read(self, logits):
         """Read the logits (C,) of one recording: an :class:`Emotion`."""
@@ -123,7 +154,7 @@ class AttributeReader:
         return Attributes(dict(zip(self.labels, values, strict=True)))
 
 
-def make_reader(ser_target, labels, scale):
+def make_reader(ser_target, labels, scale, temperature=1.0):
     """Make the reader for what a model's SER head learned.
 
     Arguments
@@ -134,6 +165,8 @@ def make_reader(ser_target, labels, scale):
         Classes or attributes in the order of the head's outputs.
     scale : sequence of float
         Lowest and highest value of an attribute.
+    temperature : float
+        Of classes; see :class:`ClassReader`.
 
     Returns
     -------
@@ -151,7 +184,7 @@ def make_reader(ser_target, labels, scale):
     ['sad', 'happy']
     """
     if ser_target in ("emotion", "soft_emotion"):
-        return ClassReader(labels)
+        return ClassReader(labels, temperature)
     if ser_target == "attributes":
         return AttributeReader(labels, scale)
     raise InputError(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from merit_modules.inference.audio import BlockResampler
-from merit_modules.inference.emotion import Emotion
+from merit_modules.inference.emotion import Emotion, as_told
 from merit_modules.inference.windows import WindowFeeder
 
 #: Stands in place of an emotion where nobody can have spoken.
@@ -71,10 +71,13 @@ class Analysis(NamedTuple):
             "sample_rate_hz": self.sample_rate_hz,
         }
         if self.emotion is not None:
-            told |= self.emotion._asdict()
+            told |= as_told(self.emotion)
             told["timeline"] = [segment.as_dict() for segment in self.timeline]
         if self.enhanced_path is not None:
-            told |= {"enhanced": str(self.enhanced_path), "gain": self.gain}
+            told |= {
+                "enhanced": str(self.enhanced_path),
+                "gain": round(self.gain, 4),
+            }
         if self.warnings:
             told["warnings"] = list(self.warnings)
         return told

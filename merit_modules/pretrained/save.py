@@ -16,6 +16,7 @@ from speechbrain.utils.parameter_transfer import Pretrainer
 
 from merit_modules.cpu.int8 import is_quantized, quantize_
 from merit_modules.errors import InputError
+from merit_modules.files import sync
 from merit_modules.pretrained.description import (
     Call,
     Description,
@@ -159,7 +160,10 @@ def save_folder(
             (partial / ABOUT_FILE).write_text(text + "\n", encoding="utf-8")
         if card is not None:
             (partial / CARD_FILE).write_text(card, encoding="utf-8")
+        for path in partial.iterdir():
+            sync(path)
         _replace(partial, folder)
+        sync(folder.parent)
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(f"{folder}: cannot be written: {error}") from error
     finally:

@@ -18,9 +18,11 @@ from merit_modules.data.seeding import keyed_seed
 from merit_modules.errors import InputError
 from merit_modules.training.augmentation import AlignedAugmenter
 from merit_modules.training.checkpoints import (
+    KEPT,
     SCORES,
     check_selection,
     find_best,
+    first_whole,
     save_best,
     scores_of,
 )
@@ -33,6 +35,7 @@ from merit_modules.training.gradients import (
     task_gradients,
 )
 from merit_modules.training.schedule import Schedule
+from merit_modules.training.stopping import SavesWhenAsked
 from merit_modules.training.tracking import (
     EpochTracker,
     cut,
@@ -43,7 +46,7 @@ from merit_modules.training.tracking import (
 logger = get_logger(__name__)
 
 
-class JointBrain(sb.Brain):
+class JointBrain(SavesWhenAsked, sb.Brain):
     """Trains and evaluates a :class:`~merit_modules.system.JointSystem`.
 
     Stage 1 trains everything but the SSL encoder, stage 2 everything but its
@@ -364,13 +367,6 @@ class JointBrain(sb.Brain):
         self.optimizer.zero_grad(set_to_none=True)
         self.optimizer_step += 1
 
-    def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
-        # Gradients that wait for their step are in no checkpoint.
-        waiting = self.step % self.grad_accumulation_factor != 0
-        return not waiting and super()._should_save_intra_epoch_ckpt(
-            last_ckpt_time, steps_since_ckpt
-        )
-
     def make_dataloader(self, dataset, stage, **kwargs):
         """Make a loader; see ``speechbrain.Brain``."""
         loader = super().make_dataloader(dataset, stage, **kwargs)
@@ -425,6 +421,7 @@ class JointBrain(sb.Brain):
         if self._records:
             scores = self.target.scores(self._records)
             stats |= {name: scores[name] for name in self.target.score_names}
+            stats |= self.target.calibration(self._records)
         log_epoch(
             self.hparams,
             {"epoch": epoch, "lr": self.schedule.rate},
@@ -447,7 +444,7 @@ class JointBrain(sb.Brain):
         if self.checkpointer is not None:
             save_best(
                 self.checkpointer,
-                {k: stats[k] for k in SCORES if k in stats},
+                {k: stats[k] for k in KEPT if k in stats},
                 score,
                 SCORES[score],
                 self.hparams.keep_checkpoints,
@@ -471,7 +468,7 @@ class JointBrain(sb.Brain):
         """
         score, found = self.hparams.checkpoint_score, []
         if self.checkpointer is not None:
-            found = find_best(self.checkpointer, score, SCORES[score], 1)
+            found = find_best(self.checkpointer, score, SCORES[score])
         if not found:
             given = self.hparams.init_from and self.hparams.init_parts == "all"
             if self.test_only and not given:
@@ -482,8 +479,9 @@ class JointBrain(sb.Brain):
                 )
             logger.warning("No checkpoint: the system is tested as it is.")
             return {}
-        self.checkpointer.load_checkpoint(found[0])
-        return scores_of(found[0])
+        (best,), _ = first_whole(found)
+        self.checkpointer.load_checkpoint(best)
+        return scores_of(best)
 
     def on_evaluate_start(self, max_key=None, min_key=None):
         """Keep the weights: :meth:`load_best` loads them, once for all sets."""

@@ -1,10 +1,12 @@
-"""SpeechBrain's checkpointer, made safe against a kill or a full disk."""
+"""SpeechBrain's checkpointer, made safe against kills, full disks, damage."""
 
 import logging
 import os
 import re
 import shutil
+from pickle import UnpicklingError
 
+import yaml
 from speechbrain.utils.checkpoints import (
     Checkpoint,
     Checkpointer,
@@ -16,6 +18,13 @@ from speechbrain.utils.epoch_loop import EpochCounterWithStopper
 from speechbrain.utils.logger import get_logger
 
 from merit_modules.errors import InputError
+from merit_modules.files import sync
+from merit_modules.state import (
+    DamagedError,
+    file_digest,
+    read_state,
+    write_state,
+)
 
 #: What can pick the epoch to test: scores of the validation set, or the last.
 SCORES = {
@@ -31,12 +40,18 @@ SCORES = {
     "si_sdr_gain_db": "max",
 }
 
+#: What a checkpoint says of itself.
+KEPT = (*SCORES, "temperature")
+
 logger = get_logger(__name__)
 # SpeechBrain 1.1 marks its hooks but does not register them: in a resumed run
 # the patience would begin again.
 register_checkpoint_hooks(EpochCounterWithStopper)
 
 PARTIAL_PREFIX = "PARTIAL+"
+DAMAGED_PREFIX = "DAMAGED+"
+DIGESTS = "digests.json"  # of the files of a checkpoint
+META = "CKPT.yaml"
 
 
 def check_selection(score, n_kept):
@@ -77,7 +92,9 @@ class AtomicCheckpointer(Checkpointer):
 
     SpeechBrain writes a checkpoint's meta file first, so a run that is killed
     while saving leaves a folder that looks like a checkpoint and cannot be
-    loaded. Here a checkpoint is written under another name and then renamed.
+    loaded. Here a checkpoint is written under another name, synced to the disk
+    and then renamed. It holds digests of its files: one that is damaged is
+    told from one of another model, and the one before it takes its place.
 
     Arguments
     ---------
@@ -130,13 +147,13 @@ class AtomicCheckpointer(Checkpointer):
             checkpoint = super().save_checkpoint(
                 meta or {}, end_of_epoch, name, verbosity=logging.DEBUG
             )
+            if checkpoint is not None:
+                checkpoint = self._publish(checkpoint)
+                logger.log(verbosity, f"Saved checkpoint {checkpoint.path}")
         # torch reports a failed write as a RuntimeError of its zip writer.
         except (OSError, RuntimeError) as error:
             self._remove_partial()
             raise InputError(self._explain_save(error)) from error
-        if checkpoint is not None:
-            checkpoint = self._publish(checkpoint)
-            logger.log(verbosity, f"Saved checkpoint {checkpoint.path}")
         ddp_barrier()
         return checkpoint
 
@@ -152,10 +169,16 @@ class AtomicCheckpointer(Checkpointer):
 
     def _publish(self, checkpoint):
         partial = checkpoint.path
+        written = sorted(partial.iterdir())
+        digests = {path.name: file_digest(path) for path in written}
+        for path in written:
+            sync(path)
+        write_state(partial / DIGESTS, digests)
         final = partial.with_name(partial.name.removeprefix(PARTIAL_PREFIX))
         if final.exists():  # a custom name that is saved again
             shutil.rmtree(final)
         os.rename(partial, final)
+        sync(final.parent)
         files = {
             name: final / path.name
             for name, path in checkpoint.paramfiles.items()
@@ -175,18 +198,143 @@ class AtomicCheckpointer(Checkpointer):
             f"{error} (is the disk full?); {kept}"
         )
 
+    def list_checkpoints(self):
+        """List the checkpoints that say what they are.
+
+        Returns
+        -------
+        list of speechbrain.utils.checkpoints.Checkpoint
+            Without those whose list of scores is damaged, which are told.
+        """
+        found = []
+        for folder in sorted(self.checkpoints_dir.glob("CKPT+*")):
+            try:
+                _check_files(folder, [META])
+                found += self._construct_checkpoint_objects([folder])
+            except (DamagedError, OSError, ValueError, yaml.YAMLError) as error:
+                reason = str(error).partition("\n")[0]
+                logger.warning(f"checkpoint {folder} is passed over: {reason}")
+        return found
+
     def load_checkpoint(self, checkpoint):
         """Load a checkpoint; see SpeechBrain's ``Checkpointer``.
 
         Raises
         ------
+        DamagedError
+            If it cannot be read; what has digests is checked before, see
+            :func:`first_whole`.
         InputError
             If it does not fit: each parameter is named with both shapes.
         """
         try:
             return super().load_checkpoint(checkpoint)
-        except (RuntimeError, ValueError) as error:  # ValueError: optimisers
-            raise InputError(_explain_load(checkpoint.path, error)) from error
+        except (*_UNREADABLE, ValueError) as error:  # ValueError: optimisers
+            if "state" in str(error) or "missing a load path" in str(error):
+                told = _explain_load(checkpoint.path, error)
+                raise InputError(told) from error
+            raise DamagedError(
+                f"checkpoint {checkpoint.path}: damaged: {error}"
+            ) from error
+
+    def recover_if_possible(self, *args, **kwargs):
+        """Load the latest whole checkpoint; set damaged ones aside.
+
+        Arguments
+        ---------
+        *args : tuple
+            As SpeechBrain's ``find_checkpoints`` takes them.
+        **kwargs : dict
+            As SpeechBrain's ``find_checkpoints`` takes them.
+
+        Returns
+        -------
+        speechbrain.utils.checkpoints.Checkpoint or None
+            What was loaded, if there is one.
+
+        Raises
+        ------
+        InputError
+            If there are some, but all of them are damaged.
+        """
+        found = self.find_checkpoints(*args, **kwargs)
+        whole, damaged = first_whole(found)
+        for checkpoint in whole:
+            self.load_checkpoint(checkpoint)
+        ddp_barrier()  # another process may be reading them
+        if if_main_process():
+            for path in damaged:
+                os.rename(path, path.with_name(DAMAGED_PREFIX + path.name))
+        return whole[0] if whole else None
+
+
+#: What reading a damaged file raises, if there are no digests to tell.
+_UNREADABLE = (
+    *(RuntimeError, EOFError, UnpicklingError, KeyError, TypeError),
+    *(AttributeError, yaml.YAMLError, OSError),
+)
+
+
+def first_whole(checkpoints, number=1):
+    """Pick the first checkpoints that are not damaged.
+
+    Arguments
+    ---------
+    checkpoints : list of speechbrain.utils.checkpoints.Checkpoint
+        The best one first.
+    number : int
+        How many to pick at most.
+
+    Returns
+    -------
+    whole : list of speechbrain.utils.checkpoints.Checkpoint
+        Those; empty without checkpoints.
+    damaged : list of Path
+        The ones that they take the place of, which are told.
+
+    Raises
+    ------
+    InputError
+        If there are some, but all of them are damaged.
+    """
+    whole, damaged = [], []
+    for checkpoint in checkpoints:
+        try:
+            _check_files(checkpoint.path)
+        except DamagedError as error:
+            logger.warning(f"{error}; it is passed over")
+            damaged.append(checkpoint.path)
+            continue
+        whole.append(checkpoint)
+        if len(whole) == number:
+            break
+    if damaged and not whole:
+        raise InputError(
+            f"{damaged[0].parent}: no checkpoint is whole; damaged are "
+            f"{', '.join(path.name for path in damaged)}. Restore them from a "
+            "copy, or begin anew with --start_over"
+        )
+    if damaged:
+        names = ", ".join(checkpoint.path.name for checkpoint in whole)
+        logger.warning(f"taken in place of what is damaged: {names}")
+    return whole, damaged
+
+
+def _check_files(folder, names=None):
+    """Compare files with their digests, where there are any."""
+    try:
+        digests = read_state(folder / DIGESTS)
+    except FileNotFoundError:
+        return
+    for name in digests if names is None else names:
+        try:
+            same = file_digest(folder / name) == digests[name]
+        except (OSError, KeyError) as error:
+            raise DamagedError(f"{folder / name}: damaged: {error}") from None
+        if not same:
+            raise DamagedError(
+                f"{folder / name}: damaged: it is not what was written"
+            )
 
 
 def _explain_load(path, error):
@@ -220,7 +368,7 @@ def scores_of(checkpoint):
     Returns
     -------
     dict
-        Name to number; names as in :data:`SCORES`.
+        Name to number; names as in :data:`KEPT`.
 
     Example
     -------
@@ -229,7 +377,7 @@ def scores_of(checkpoint):
     >>> scores_of(Checkpoint("CKPT+3", meta, {}))
     {'epoch': 3, 'uar': 0.5}
     """
-    return {k: v for k, v in checkpoint.meta.items() if k in SCORES}
+    return {k: v for k, v in checkpoint.meta.items() if k in KEPT}
 
 
 def find_best(checkpointer, score, direction, number=None):
@@ -258,10 +406,10 @@ def find_best(checkpointer, score, direction, number=None):
 
 
 def save_best(checkpointer, meta, score, direction, number):
-    """Save a checkpoint; delete all but the best ones and this one.
+    """Save a checkpoint; delete all but the best ones and the last two.
 
-    SpeechBrain's ``save_and_keep_only`` would keep as many of the latest as of
-    the best.
+    The one before the last takes its place should it be damaged. SpeechBrain's
+    ``save_and_keep_only`` would keep as many of the latest as of the best.
 
     Arguments
     ---------
@@ -278,7 +426,7 @@ def save_best(checkpointer, meta, score, direction, number):
     """
     checkpointer.save_checkpoint(meta=meta)
     kept = find_best(checkpointer, score, direction, number)
-    kept += checkpointer.find_checkpoints(max_num_checkpoints=1)
+    kept += checkpointer.find_checkpoints(max_num_checkpoints=2)
     paths = {checkpoint.path for checkpoint in kept}
     checkpointer.delete_checkpoints(
         num_to_keep=0,

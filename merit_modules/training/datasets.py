@@ -1,7 +1,5 @@
 """What a recipe's dataio_prepare is made of, beside manifests and mixers."""
 
-import hashlib
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,8 +10,9 @@ from merit_modules.data.audio import raise_if_broken
 from merit_modules.data.duplicates import shared_recordings
 from merit_modules.data.mixing import write_recipes
 from merit_modules.data.pipelines import scan
+from merit_modules.errors import InputError
 from merit_modules.evaluation.run_folder import SCAN
-from merit_modules.files import write_atomically
+from merit_modules.state import digest_of, read_state, write_state
 
 logger = get_logger(__name__)
 # It says the same twice an epoch.
@@ -92,7 +91,7 @@ def check_audio(
         (m.seed, m.snr_range_db, m.noise, getattr(m, "about_mean", None))
         for m in mixers.values()
     ]
-    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    key = digest_of(asked)
     findings = _earlier(path, key)
     if findings is None:
         findings = {"key": key, "problems": {}, "warnings": {}}
@@ -117,9 +116,7 @@ def check_audio(
                     mixers[split].noise,
                 )
         findings["warnings"] |= _shared(speech, mixers)
-        run_on_main(
-            write_atomically, args=(path, json.dumps(findings, indent=2))
-        )
+        run_on_main(write_state, args=(path, findings))
     for split, problems in findings["problems"].items():
         if problems and not skip_broken:
             raise_if_broken(problems, f"{split} set")
@@ -161,8 +158,8 @@ def _earlier(path, key):
     if not path.is_file():
         return None
     try:
-        findings = json.loads(path.read_text(encoding="utf-8"))
+        findings = read_state(path)
         return findings if findings["key"] == key else None
-    except (OSError, ValueError, TypeError, KeyError):
-        logger.warning(f"{path}: damaged; the audio is read again")
+    except (OSError, InputError, KeyError) as error:
+        logger.warning(f"{error}; the audio is read again")
         return None

@@ -1,33 +1,48 @@
 """From the command line and YAML files to the settings and parts of a run."""
 
 import contextlib
-import errno
 import gc
 import io
+import os
 import re
 import sys
 from pathlib import Path
 
+import speechbrain as sb
 import torch
+from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.run_opts import RunOptions
 
-from merit_modules.errors import InputError
-from merit_modules.files import write_atomically
+from merit_modules.errors import InputError, told
+from merit_modules.files import locale_problem, write_atomically
 from merit_modules.hparams import (
+    explained,
     format_overrides,
-    load_hparams,
     parse_overrides,
     read_text,
     with_absolute_includes,
 )
 from merit_modules.pretrained.trust import RUN_TAGS, check_text, read_bounded
+from merit_modules.state import hold, let_go
 from merit_modules.training.defaults import with_defaults
-from merit_modules.training.seal import check_same_run, settings_of
+from merit_modules.training.seal import (
+    SEAL,
+    check_same_data,
+    check_same_run,
+    check_unchanged,
+    read_seal,
+    sealed_values,
+    settings_of,
+    write_seal,
+)
+from merit_modules.training.stopping import TERMINATED, Terminated, listening
 
+START_OVER = "--start_over"
 COMPOSED = "composed.yaml"  # a run's YAML in one piece
 OVERRIDES = "overrides.yaml"  # what its command line changed
+_SSL_ENCODER = re.compile(r"^ssl_encoder:.*\n(?:[ \t#].*\n|\n)*", re.M)
 logger = get_logger(__name__)
 
 
@@ -46,6 +61,8 @@ def check_run(folder):
     """
     for name, text in zip((COMPOSED, OVERRIDES), _texts_of(folder)):
         check_text(text, Path(folder) / name, RUN_TAGS)
+    encoder = read_seal(folder).get("ssl_encoder", "{}")
+    check_text(encoder, Path(folder) / SEAL, RUN_TAGS)
 
 
 def _texts_of(folder):
@@ -84,15 +101,22 @@ def load_run(folder, overrides=None, trust=False):
     folder = Path(folder)
     if not trust:
         check_run(folder)
-    _, stated = stated_by(folder)
+    text, stated = stated_by(folder)
+    sealed, overrides = read_seal(folder), overrides or {}
+    if "ssl_encoder" in sealed and "ssl_encoder" not in overrides:
+        stated.pop("ssl_encoder", None)
+        text = re.sub(_SSL_ENCODER, lambda _: sealed["ssl_encoder"], text)
+    settings = settings_of(text, {**stated, **overrides})
     overrides = {
         **stated,
-        **(overrides or {}),
+        **sealed_values(sealed, settings, overrides),
+        **overrides,
         # The manifests are there; what made them may not be.
         "prepare": None,
         "output_folder": str(folder),
     }
-    hparams = load_hparams(folder / COMPOSED, overrides)
+    with explained(folder / COMPOSED):
+        hparams = load_hyperpyyaml(text, overrides)
     # Runs of version 0.1 and 0.2 knew their manifests by the folder alone.
     manifests = hparams["manifest_folder"]
     older = {
@@ -146,7 +170,7 @@ def stated_by(folder):
     Raises
     ------
     InputError
-        If it is no folder of a run.
+        If it is no folder of a run, or these are not what it was begun with.
 
     Example
     -------
@@ -155,7 +179,11 @@ def stated_by(folder):
     merit_modules.errors.InputError: ...: no run: it has no file composed.yaml
     """
     text, overrides = _texts_of(folder)
-    return text, parse_overrides(overrides)
+    overrides = parse_overrides(overrides)
+    sealed = read_seal(folder)
+    if sealed:
+        check_unchanged(folder, sealed, settings_of(text, overrides))
+    return text, overrides
 
 
 def save_settings(hparams_file, overrides, folder):
@@ -178,15 +206,52 @@ def save_settings(hparams_file, overrides, folder):
     InputError
         If there are checkpoints of other settings; nothing is changed then.
     """
-    hparams_file = Path(hparams_file)
+    hparams_file, folder = Path(hparams_file), Path(folder)
+    run_on_main(hold, args=[folder])
     text = with_absolute_includes(read_text(hparams_file), hparams_file.parent)
     stated = parse_overrides(overrides)
-    begun = list(Path(folder).glob("save/CKPT+*"))
-    if begun and (Path(folder) / COMPOSED).is_file():
+    if _is_begun(folder) and (folder / COMPOSED).is_file():
         check_same_run(folder, described_run(folder), settings_of(text, stated))
+    else:
+        run_on_main((folder / SEAL).unlink, kwargs={"missing_ok": True})
     options = format_overrides(stated)
     for name, content in ((COMPOSED, text), (OVERRIDES, options)):
-        run_on_main(write_atomically, args=(Path(folder) / name, content))
+        run_on_main(write_atomically, args=(folder / name, content))
+
+
+def _is_begun(folder):
+    return any(Path(folder).glob("save/CKPT+*"))
+
+
+def prepare_data(hparams):
+    """Make the manifests of a run and seal it; or see that they are the same.
+
+    Arguments
+    ---------
+    hparams : dict
+        Key to value or object.
+
+    Raises
+    ------
+    InputError
+        If the run was begun with other data or labels. The manifests that it
+        was begun with are still there then.
+    """
+    folder = Path(hparams["output_folder"])
+    sealed = read_seal(folder) if _is_begun(folder) else {}
+    manifests = Path(hparams.get("manifest_folder") or folder)
+    before = {}
+    if sealed and not hparams["skip_prep"]:
+        before = {p: p.read_text("utf-8") for p in manifests.glob("*.json")}
+    if not hparams["skip_prep"]:
+        hparams["prepare"]()
+    try:
+        check_same_data(folder, sealed, hparams)
+    except InputError:
+        for path, text in before.items():
+            write_atomically(path, text)
+        raise
+    write_seal(folder, described_run(folder), hparams)
 
 
 def usage(about, argv):
@@ -222,10 +287,13 @@ def usage(about, argv):
     if not files:
         parts.append("With a YAML file, --help lists its keys, too.")
     # Its own parser, which it keeps to itself, writes to the screen and exits.
-    told = io.StringIO()
-    with contextlib.redirect_stdout(told), contextlib.suppress(SystemExit):
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
         RunOptions.from_command_line_args(["--help"])
-    options = told.getvalue().partition("\noptions:\n")[2]
+    options = shown.getvalue().partition("\noptions:\n")[2]
+    parts.append(
+        f"{START_OVER}: begin anew; the run that is there is renamed and kept"
+    )
     parts.append("SpeechBrain's options:\n" + options.rstrip())
     return "\n\n".join(parts)
 
@@ -244,7 +312,8 @@ def as_command(main, argv=None):
     -------
     int
         Exit code: 0 if all went well; 2 after an error that the user can
-        mend, told in one message without a traceback; 130 if interrupted.
+        mend, told in one message without a traceback; 130 if interrupted, 143
+        if ended by SIGTERM.
 
     Example
     -------
@@ -253,29 +322,71 @@ def as_command(main, argv=None):
     >>> as_command(main, ["there"])
     2
     """
-    argv = sys.argv[1:] if argv is None else argv
+    argv = list(sys.argv[1:] if argv is None else argv)
     try:
         if {"-h", "--help"} & set(argv):
             print(usage(sys.modules[main.__module__].__doc__, argv))
             return 0
-        main(argv)
-    except InputError as error:
-        # One that comes from a loader's worker brings its traceback along.
-        message = str(error).rsplit("InputError: ", 1)[-1].strip()
-        logger.error(f"error: {message}")
-        return 2
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        logger.error(f"error: the disk is full: {error}; nothing saved is lost")
-        return 2
+        for word in argv:
+            if problem := locale_problem(word):
+                raise InputError(problem)
+        if START_OVER in argv:
+            argv.remove(START_OVER)
+            set_aside(argv)
+        with listening():
+            main(argv)
+    except Terminated:
+        print("ended by SIGTERM; the same command goes on", file=sys.stderr)
+        return TERMINATED
     except KeyboardInterrupt:
         print("interrupted; the same command resumes the run", file=sys.stderr)
         return 130
+    except Exception as error:
+        message = told(error)
+        if message is None:
+            raise
+        logger.error(f"error: {message}")
+        return 2
     finally:
+        let_go()
         # A process that leaves its group's threads to the interpreter's exit
         # is now and then aborted there. What holds on to the group goes first.
         if torch.distributed.is_initialized():
             gc.collect()
             torch.distributed.destroy_process_group()
     return 0
+
+
+def set_aside(argv):
+    """Rename the folder of a command's run, so that it begins anew.
+
+    Arguments
+    ---------
+    argv : list of str
+        A recipe's command line.
+
+    Raises
+    ------
+    InputError
+        If another process is at work there.
+    """
+    if "RANK" in os.environ:
+        raise InputError(
+            f"{START_OVER}: with several processes, rename the output folder "
+            "yourself"
+        )
+    path, _, overrides = sb.parse_arguments(argv)
+    path = Path(path)
+    text = with_absolute_includes(read_text(path), path.parent)
+    with explained(path):
+        settings = settings_of(text, parse_overrides(overrides))
+    folder = Path(settings["output_folder"])
+    if not folder.is_dir():
+        return
+    hold(folder)
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
+        number += 1
+    os.rename(folder, aside)
+    let_go()
+    logger.warning(f"{folder}: the run there is now {aside}")

@@ -1,10 +1,29 @@
-"""A run goes on with the settings that it was begun with, or not at all."""
+"""A run goes on with the settings that it was begun with, or not at all.
+
+``seal.json`` in its folder says what those are: settings, digests of its
+manifests, and what no file of the folder tells: labels and roots as they were.
+"""
+
+import json
+from pathlib import Path, PurePath
 
 import ruamel.yaml
 from hyperpyyaml import resolve_references
 from hyperpyyaml.core import recursive_update
 
+from merit_modules.data.manifest import files_of, read_manifest
 from merit_modules.errors import InputError
+from merit_modules.pretrained.description import describe, to_yaml
+from merit_modules.ssl.encoder import PretrainedSSLEncoder
+from merit_modules.state import digest_of, read_state, write_state
+
+SEAL = "seal.json"
+#: Paths that a test needs, wherever it is started.
+PATHS = (
+    *("speech_root", "noise_root", "train_mixtures", "dnsmos_model"),
+    *("train_annotation", "valid_annotation"),
+    *("test_annotation", "noise_annotation"),
+)
 
 #: What no weight and no score depends on, or what scores are kept apart by.
 HARMLESS = {
@@ -152,19 +171,232 @@ def check_same_run(folder, before, now, tested=False):
       top_k: 1 there, 2 now
     ...
     """
-    found = differences(before, now, HARMLESS | (BATCHES if tested else set()))
-    if found:
-        lines = [
-            f"  {key}: {_shown(old)} there, {_shown(new)} now"
-            for key, (old, new) in found.items()
-        ]
-        raise InputError(
-            f"{folder} holds a run with other settings:\n"
-            + "\n".join(lines)
-            + "\nNothing was changed. Give this one a folder of its own: "
-            "--output_folder FOLDER"
-        )
+    harmless = HARMLESS | (BATCHES if tested else set())
+    _refuse(folder, "settings", differences(before, now, harmless))
+
+
+def _refuse(folder, what, found):
+    if not found:
+        return
+    lines = [
+        f"  {key}: {_shown(old)} there, {_shown(new)} now"
+        for key, (old, new) in found.items()
+    ]
+    raise InputError(
+        f"{folder} holds a run with other {what}:\n"
+        + "\n".join(lines)
+        + "\nNothing was changed. Give this one a folder of its own "
+        "(--output_folder FOLDER), or set the old run aside (--start_over)"
+    )
 
 
 def _shown(value):
     return f"another {value[0]}" if _is_built(value) else repr(value)
+
+
+def read_seal(folder):
+    """Read what a run was begun with.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Its output folder.
+
+    Returns
+    -------
+    dict
+        ``settings``, ``values``, ``data`` and ``ssl_encoder`` as
+        :func:`write_seal` has them; empty for a run of an earlier version.
+
+    Raises
+    ------
+    DamagedError
+        If the file is not what was written.
+    """
+    try:
+        return read_state(Path(folder) / SEAL)
+    except FileNotFoundError:
+        return {}
+
+
+def write_seal(folder, settings, hparams):
+    """Write down what a run is begun with.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Its output folder.
+    settings : dict
+        From :func:`settings_of`.
+    hparams : dict
+        Key to value or object; its manifests are there.
+    """
+    values = {
+        key: hparams[key]
+        for key, value in settings.items()
+        if _is_built(value)
+        and not key.startswith("__")
+        and isinstance(hparams[key], (str, list))
+    }
+    for key in PATHS:
+        path = hparams.get(key)
+        if path and not Path(path).is_relative_to(folder):
+            values[key] = str(Path(path).absolute())
+    encoder = hparams.get("ssl_encoder")
+    seal = {
+        "settings": _as_json(settings),
+        "values": {**values, "ser_outputs": list(hparams["ser_outputs"])},
+        "data": data_of(hparams),
+    }
+    if type(encoder) is PretrainedSSLEncoder:
+        # Its folder need not be there again: the weights are in checkpoints.
+        seal["ssl_encoder"] = to_yaml({"ssl_encoder": describe(encoder)})
+    write_state(Path(folder) / SEAL, seal)
+
+
+def _as_json(settings):
+    # Dates and what is no number become text.
+    return json.loads(json.dumps(settings, default=str), parse_constant=str)
+
+
+def data_of(hparams):
+    """Give the manifests of a run names of their own.
+
+    Arguments
+    ---------
+    hparams : dict
+        Key to value or object.
+
+    Returns
+    -------
+    dict
+        Manifest to a text with the number of its entries and a digest. Where
+        the audio lies does not count.
+    """
+    files = {
+        "train": hparams["train_annotation"],
+        "valid": hparams["valid_annotation"],
+        **files_of(
+            hparams["test_annotation"], "test_set", hparams["test_sets"]
+        ),
+    }
+    noises = ["train", "valid", *hparams["test_noise_sets"]]
+    found = files_of(hparams["noise_annotation"], "noise_set", noises)
+    files |= {f"noise of {name}": path for name, path in found.items()}
+    return {
+        name: _manifest_digest(path)
+        for name, path in files.items()
+        # What was mixed before is in no manifest.
+        if Path(path).is_file() or not hparams["train_mixtures"]
+    }
+
+
+def _manifest_digest(path):
+    entries = read_manifest(path, "")
+    rows = [
+        [item, {**entry, "wav": PurePath(entry["wav"]).name}]
+        for item, entry in entries.items()
+    ]
+    return f"{len(rows)} entries ({digest_of(rows)[:16]})"
+
+
+def check_same_data(folder, sealed, hparams):
+    """Refuse to go on with a run on other data, or with other labels.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Its output folder.
+    sealed : dict
+        From :func:`read_seal`.
+    hparams : dict
+        Key to value or object.
+
+    Raises
+    ------
+    InputError
+        Naming each manifest that is another one.
+    """
+    if not sealed:
+        return
+    before, now = sealed["data"], data_of(hparams)
+    found = {
+        key: (before[key], now[key])
+        for key in before
+        if key in now and before[key] != now[key]
+    }
+    labels = sealed["values"]["ser_outputs"], list(hparams["ser_outputs"])
+    if labels[0] != labels[1]:
+        found["ser_outputs"] = labels
+    _refuse(folder, "data", found)
+
+
+def check_unchanged(folder, sealed, settings):
+    """Make sure that the YAML files in a run's folder are those it had.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Its output folder.
+    sealed : dict
+        From :func:`read_seal`.
+    settings : dict
+        From :func:`settings_of`: what the files say now.
+
+    Raises
+    ------
+    InputError
+        Naming the keys that are others.
+    """
+    if not sealed:
+        return
+    before, now = sealed["settings"], _as_json(settings)
+    found = differences(before, now)
+    changed = [*found, *(before.keys() ^ now.keys())]
+    if changed:
+        raise InputError(
+            f"{folder}: its YAML files are damaged, or were changed by hand: "
+            f"they differ from {SEAL} in {', '.join(changed)}"
+        )
+
+
+def sealed_values(sealed, settings, overrides):
+    """Say what a run of a given seal is built with.
+
+    Arguments
+    ---------
+    sealed : dict
+        From :func:`read_seal`.
+    settings : dict
+        From :func:`settings_of`: what its files say, ``overrides`` included.
+    overrides : dict
+        Keys that somebody replaces now. They and what refers to them are not
+        taken from the seal.
+
+    Returns
+    -------
+    dict
+        Key to plain value: labels, roots and what the corpus was asked for.
+
+    Example
+    -------
+    >>> sealed = {"values": {"root": "/a", "labels": ["x"]}, "settings": {}}
+    >>> sealed["settings"] = {"root": "/a", "labels": ["f", ["<csv>"]]}
+    >>> settings = {"root": "/b", "labels": ["f", ["<csv>"]]}
+    >>> sealed_values(sealed, settings, {"folder": "/b"})
+    {'labels': ['x']}
+    """
+    if not sealed:
+        return {}
+    before, now = sealed["settings"], _as_json(settings)
+
+    def is_replaced(key):
+        text = json.dumps(now.get(key))
+        return key in overrides or (
+            overrides
+            and before.get(key) != now.get(key)
+            or any(f"<{other}>" in text for other in overrides)
+        )
+
+    values = sealed["values"]
+    return {key: values[key] for key in values if not is_replaced(key)}

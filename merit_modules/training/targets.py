@@ -13,7 +13,10 @@ from merit_modules.data.pipelines import check_labels, class_weights
 from merit_modules.errors import InputError
 from merit_modules.evaluation.metrics.attributes import attribute_scores
 from merit_modules.evaluation.metrics.classification import (
+    calibration_error,
     classification_scores,
+    fit_temperature,
+    tempered,
 )
 from merit_modules.losses.recognition import AttributeLoss, EmotionLoss
 
@@ -45,6 +48,8 @@ class EmotionTarget:
     """
 
     score_names = ("f1_macro", "f1_micro", "uar")
+    #: What the logits are divided by to be probabilities; fitted in validation.
+    temperature = 1.0
 
     def __init__(self, manifests, outputs, soft=False):
         check_labels(manifests, outputs)
@@ -96,14 +101,33 @@ class EmotionTarget:
         }
 
     def scores(self, records):
-        """Score records; see ``classification_scores``."""
+        """Score records; see ``classification_scores``.
+
+        ``ece_calibrated`` is the calibration error at ``temperature``.
+        """
         index = self.outputs.index
-        return classification_scores(
+        probs, labels = self._probs_and_labels(records)
+        scores = classification_scores(
             [index(record["prediction"]) for record in records],
-            [index(record["label"]) for record in records],
+            labels,
             self.outputs,
-            [[record[f"prob_{k}"] for k in self.outputs] for record in records],
+            probs,
         )
+        probs = tempered(probs, self.temperature)
+        return scores | {"ece_calibrated": calibration_error(probs, labels)}
+
+    def _probs_and_labels(self, records):
+        index = self.outputs.index
+        return (
+            [[record[f"prob_{k}"] for k in self.outputs] for record in records],
+            [index(record["label"]) for record in records],
+        )
+
+    def calibration(self, records):
+        """Fit the temperature to records of the validation set."""
+        return {
+            "temperature": fit_temperature(*self._probs_and_labels(records))
+        }
 
 
 def _best(probs):
@@ -194,6 +218,10 @@ class AttributeTarget:
         middle, half = (self.high + self.low) / 2, (self.high - self.low) / 2
         values = [middle + half * value for value in [*label, *output]]
         return dict(zip(self.columns, values, strict=True))
+
+    def calibration(self, records):
+        """Numbers have no probabilities: nothing to fit."""
+        return {}
 
     def scores(self, records):
         """Score records; see ``attribute_scores``."""

@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from merit_modules.commands.__main__ import main
 from merit_modules.commands.analyze import options as recordings
 from merit_modules.commands.analyze import result_files
+from merit_modules.commands.analyze.inputs import collect_jobs
 from merit_modules.inference import SparseMERIT
 from merit_modules.inference import audio as sinks
 from merit_modules.inference.interface import SEGMENT_S
@@ -254,18 +255,56 @@ def outputs(out):
     return [p.relative_to(out.parent) for p in folder.rglob("*.wav")]
 
 
+def test_files_that_differ_in_their_ending_keep_it(model, tmp_path, capsys):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    for name in ("a.wav", "a.wav.wav", "b.wav"):
+        write(folder / name)
+    for name in ("a.flac", "B.flac"):
+        soundfile.write(folder / name, np.zeros(4000), 16000)
+    command = ["analyze", folder, "--model", model, "--out", out, "--routing"]
+    assert run(*command) == 0
+    names = {"a.flac", "a.wav", "a.wav.wav", "b.wav", "B.flac"}
+    assert {p.name for p in out.rglob("*.wav")} == {f"{n}.wav" for n in names}
+    assert {p.stem for p in out.rglob("*.npz")} == names
+    assert run(*command) == 0
+    assert "0 done, 5 skipped" in capsys.readouterr().err
+
+
 def test_clashes_name_both(model, tmp_path, capsys):
     write(tmp_path / "in" / "a.wav")
-    soundfile.write(tmp_path / "in" / "a.flac", np.zeros(4000), 16000)
+    write(tmp_path / "b" / "a.wav")
+    inputs = [tmp_path / "in", tmp_path / "b"]
     command = ["--model", model, "--out", tmp_path / "out"]
-    assert run("enhance", tmp_path / "in", *command) == 2
+    assert run("enhance", *inputs, *command) == 2
     said = capsys.readouterr().err
-    assert "a.flac and" in said and "a.wav would both be written to" in said
+    assert "in/a.wav and" in said and "b/a.wav would both be written" in said
     assert not (tmp_path / "out").exists()
-    assert run("classify", tmp_path / "in", *command) == 0
+    assert run("classify", *inputs, *command) == 0
     out = tmp_path / "routed"
     command = ["--model", model, "--out", out, "--routing"]
-    assert run("classify", tmp_path / "in", *command) == 2
+    assert run("classify", *inputs, *command) == 2
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+def test_lists_in_any_encoding(tmp_path, encoding):
+    path = tmp_path / "list.txt"
+    path.write_bytes("# mine\r\nGlück.wav\r\n".encode(encoding))
+    (job,) = collect_jobs([str(path)])
+    assert job.path == str(tmp_path / "Glück.wav")
+
+
+@given(names=st.sets(st.sampled_from(["a", "A", "b", "a.wav"]), min_size=1))
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+def test_no_two_recordings_of_a_folder_have_one_output(tmp_path, names):
+    shutil.rmtree(tmp_path / "in", ignore_errors=True)
+    (tmp_path / "in").mkdir()
+    for name in names:
+        for ending in (".wav", ".flac", ".WAV"):
+            (tmp_path / "in" / f"{name}{ending}").touch()
+    jobs = collect_jobs([str(tmp_path / "in")])
+    assert len({job.stem for job in jobs}) == len(jobs) == 3 * len(names)
 
 
 def test_inputs_are_never_written_over(model, corpus, tmp_path, capsys):
@@ -315,7 +354,7 @@ def test_names_that_are_no_text(model, corpus, tmp_path):
     [
         (["gone.wav"], "gone.wav: there is no such file"),
         (["."], "no audio file"),
-        (["bad.txt"], "bad.txt: expected a text file"),
+        (["bad.txt"], "bad.txt, line 1: cannot be read as utf-16"),
         (["empty.lst"], "empty.lst: no path in this list"),
         (["a.wav", "--model", "gone"], "gone: expected the folder of a model"),
         (["a.wav", "--model", "."], "hyperparams.yaml: no such file"),

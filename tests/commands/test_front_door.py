@@ -84,6 +84,28 @@ def test_wrong_commands_end_with_one_message(words, error, capsys, caplog):
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["analyze", "Glück.wav", "--model", "m"],
+        ["evaluate", "Läufe/1"],
+        ["folds", "t.py", "h.yaml", "--", "--data_folder", "Körper"],
+        ["mix", "h.yaml", "--split", "train", "--out", "Töne"],
+        ["export", "run", "Modelle für alle"],
+    ],
+)
+def test_a_locale_without_umlauts_is_named(words, monkeypatch):
+    for key, value in (
+        ("LC_ALL", "C"),
+        ("PYTHONUTF8", "0"),
+        ("PYTHONCOERCECLOCALE", "0"),
+    ):
+        monkeypatch.setenv(key, value)
+    done = run("-m", "merit_modules.commands", *words)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "(encoding ascii) does not have these characters" in done.stderr
+
+
+@pytest.mark.parametrize(
     "module, command",
     [
         ("", ""),

@@ -33,10 +33,10 @@ def test_round_trip_keeps_order_and_fills_in_the_root(tmp_path):
 def test_missing_and_binary_manifests(tmp_path):
     with pytest.raises(InputError, match="no such manifest file"):
         read_manifest(tmp_path / "gone.json", "root")
-    with pytest.raises(InputError, match="no such manifest file"):
+    with pytest.raises(InputError, match="a manifest file: Is a directory"):
         read_manifest(tmp_path, "root")
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="expected a JSON manifest"):
+    with pytest.raises(InputError, match="line 1: cannot be read as utf-16"):
         read_manifest(tmp_path / "binary.json", "root")
 
 
@@ -87,5 +87,5 @@ def test_speechbrain_s_own_manifests(tmp_path):
     with pytest.raises(InputError, match="entry 'noise1' has no 'emo'"):
         read_manifest(table, "/noise", "speech")
     table.write_text("name,wav\nx,y\n")
-    with pytest.raises(InputError, match="a CSV table with a column ID"):
+    with pytest.raises(InputError, match="line 1, column ID: there is no"):
         read_manifest(table, "/noise")

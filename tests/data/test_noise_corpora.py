@@ -210,7 +210,7 @@ def test_esc50_categories_and_takes(disk, tmp_path):
     assert found["audio/1-100032-A-17.wav"][1].noise_type == "esc50_17"
     (folder / "meta").mkdir()
     (folder / "meta" / "esc50.csv").write_text("filename,class\n")
-    with pytest.raises(InputError, match="columns target and category"):
+    with pytest.raises(InputError, match="line 1, column target: .*filename, class"):
         find_noise(folder, "esc50")
 
 

@@ -27,6 +27,7 @@ from merit_modules.data.preparation import (
     split_digest,
     write_manifests,
 )
+from merit_modules.data.text import speaker_of
 from merit_modules.errors import InputError
 from tests.conftest import ROOT
 
@@ -493,6 +494,15 @@ def test_unbalanced_speakers_are_matched_by_hand():
             assert Counter(e["emo"] for e in half.values()) == {"A": 4, "S": 4}
 
 
+def holders_of(entries):
+    """Who has each class: speakers, and utterances of nobody known."""
+    holders = {}
+    for item, entry in entries.items():
+        who = speaker_of(entry.get("spk_id")) or ("utterance", item)
+        holders.setdefault(entry["emo"], set()).add(who)
+    return holders
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(0, 12), st.integers(0, 8), st.integers(0, 99), st.integers(0, 9)
@@ -503,8 +513,14 @@ def test_splits_hold_every_entry_once(n_speakers, n_unknown, number, seed):
         with pytest.raises(InputError, match="expected at least 3 speakers"):
             speaker_disjoint_splits(entries, seed=seed)
         return
+    holders = holders_of(entries)
+    if min(map(len, holders.values())) < 3:
+        with pytest.raises(InputError, match="takes 3 speakers of each class"):
+            speaker_disjoint_splits(entries, seed=seed)
+        return
     splits = speaker_disjoint_splits(entries, seed=seed)
-    assert all(splits.values())
+    for entries_of in splits.values():
+        assert {e["emo"] for e in entries_of.values()} == set(holders)
     check_disjoint(splits, allow=[None, "Unknown"])
     ids = [item for split in splits.values() for item in split]
     assert sorted(ids) == sorted(entries)

@@ -4,8 +4,11 @@ import csv
 import doctest
 import importlib
 import logging
+import os
 import re
+import subprocess
 import sys
+import unicodedata
 from collections import Counter
 
 import numpy as np
@@ -15,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from merit_modules.data.manifest import read_manifest
+from merit_modules.data.text import clean, is_missing, key
 from merit_modules.errors import InputError
 from merit_modules.hparams import load_hparams
 from tests.conftest import ROOT
@@ -25,6 +29,7 @@ sys.path.append(str(RECIPE))
 rows_module = importlib.import_module("manifest_rows")
 splits_module = importlib.import_module("manifest_splits")
 prepare_module = importlib.import_module("manifest_prepare")
+folders_module = importlib.import_module("manifest_folders")
 sys.path.remove(str(RECIPE))
 
 SPEAKERS = ("anna", "ben", "cem", "dora", "eli", "finn")
@@ -144,7 +149,9 @@ label_texts = st.text(
 @settings(suppress_health_check=list(HealthCheck), max_examples=40)
 @given(labels=st.sets(label_texts, min_size=2, max_size=4))
 def test_any_text_is_a_label_in_the_yaml(tmp_path, monkeypatch, labels):
-    if len({label.casefold() for label in labels}) < len(labels):
+    if len(set(map(key, labels))) < len(labels):
+        return
+    if any(is_missing(x) or clean(x) != x for x in labels):
         return
     monkeypatch.syspath_prepend(str(RECIPE))
     path = tmp_path / "list.csv"
@@ -191,7 +198,11 @@ WRONG = {
     ),
     "text": ("wav,emo,duration", ["a,b,long"], "column duration: .*'long'"),
     "infinite": ("wav,emo,duration", ["a,b,inf"], "column duration: .*'inf'"),
-    "nan": ("wav,emo,duration", ["a,b,nan"], "column duration: .*'nan'"),
+    "no label": (
+        "wav,emo",
+        ["a,b", "c,nan", "d,N/A"],
+        "line 3, column emo: 'nan' stands for no value, expected a label",
+    ),
     "case": (
         "wav,emo",
         ["a,Calm", "b,calm"],
@@ -230,9 +241,9 @@ def test_a_file_that_is_no_csv(tmp_path):
         rows_module.read_rows(tmp_path / "no.csv")
     with pytest.raises(InputError, match="expected a CSV file: Is a direct"):
         rows_module.read_rows(tmp_path)
-    path = tmp_path / "latin.csv"
-    path.write_bytes("wav,emo\na.wav,gelöst\n".encode("latin-1"))
-    with pytest.raises(InputError, match=r"latin.csv, line 2: expected UTF-8"):
+    path = tmp_path / "broken.csv"
+    path.write_bytes("wav,emo\nü.wav,gel".encode() + b"\xf6st\n")
+    with pytest.raises(InputError, match=r"broken.csv, line 2: expected UTF-8"):
         rows_module.read_rows(path)
 
 
@@ -383,7 +394,8 @@ def test_speakers_that_leak_are_told(corpus, caplog):
 
 
 def test_unknown_speakers_are_told(corpus, caplog):
-    names = ["", "Unknown", "UNKNOWN", ""] * 5
+    names = ["", "Unknown", "nan", "None", "N/A", "NULL", "#N/A", "-"] * 2
+    names += ["UNKNOWN", "", "NaN", "<NA>"]
     lines = []
     for number, name in enumerate(names):
         for label in LABELS:
@@ -437,6 +449,224 @@ def test_a_duration_column_saves_reading_headers(corpus, monkeypatch):
     assert {e["duration"] for e in splits["train"].values()} == {1.5}
 
 
+# ---- names that are the same ----------------------------------------------
+
+SPELLINGS = (
+    str,
+    str.upper,
+    str.title,
+    "  {}".format,
+    "{}\u200b".format,
+    lambda name: unicodedata.normalize("NFD", name),
+)
+
+
+def test_a_speaker_in_many_spellings_is_one(corpus, caplog):
+    lines = [
+        line.replace(f",{s},", f",{SPELLINGS[i % 3](s)},")
+        for i, (line, s) in enumerate(zip(lines_of(), np.repeat(SPEAKERS, 2)))
+    ]
+    write_csv(corpus, lines)
+    splits = prepare(corpus)
+    assert [len(speakers(splits[name])) for name in SPLITS] == [4, 1, 1]
+    assert "leak" not in caplog.text
+    place = f"{corpus}/mine/list.csv, column spk_id: taken for one speaker"
+    assert f"{place}: 'ANNA' = 'anna', 'Ben' = 'ben'" in caplog.text
+    assert "(6 in all)" in caplog.text
+
+
+def test_leading_zeros_are_told(corpus, caplog):
+    lines = [line.replace("ben", "01") for line in lines_of()]
+    lines = [
+        x.replace("wav/01", "wav/ben").replace(",cem,", ",1,") for x in lines
+    ]
+    write_csv(corpus, lines)
+    prepare(corpus)
+    assert (
+        "column spk_id: not taken for one speaker: '01' = '1'; w" in caplog.text
+    )
+
+
+@settings(suppress_health_check=list(HealthCheck), deadline=None)
+@given(
+    spelt=st.lists(st.sampled_from(range(len(SPELLINGS))), min_size=24),
+    delimiter=st.sampled_from(",;\t"),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "cp1252"]),
+    named=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_no_spelling_puts_a_speaker_in_two_splits(
+    tmp_path, spelt, delimiter, encoding, named, seed
+):
+    names = ["jörg", "zoë", "çem", "æon"]
+    rows = [["wav", "emo", "spk_id", "split"]]
+    for i, way in enumerate(spelt):
+        speaker = SPELLINGS[way](names[i % 4])
+        try:
+            speaker.encode(encoding)
+        except UnicodeEncodeError:
+            speaker = names[i % 4]
+        split = "test" if named and i % 4 == 0 else ""
+        rows.append([f"{i}.wav", f"e{i // 4 % 2}", speaker, split])
+    path = tmp_path / "list.csv"
+    text = "\n".join(delimiter.join(row) for row in rows)
+    path.write_bytes(text.encode(encoding))
+    rows = {row.wav: row for row in rows_module.read_rows(path).rows}
+    assert len({row.spk_id for row in rows.values()}) == 4
+    entries = {k: {"emo": r.emo, "spk_id": r.spk_id} for k, r in rows.items()}
+    splits = splits_module.make_splits(path, rows, entries, seed)
+    found = [{key(s) for s in speakers(splits[name])} for name in SPLITS]
+    assert sum(map(len, found)) == len(set.union(*found)) == 4
+    splits_module.check_classes(path, rows, splits, ["e0", "e1"])
+
+
+def test_files_whose_names_are_spelt_otherwise_on_the_disk(corpus, caplog):
+    folder = corpus / "mine"
+    write_audio(folder / "Zoe\u0308" / "U\u0308.WAV")  # as macOS has them
+    lines = [*lines_of(), "zoë/ü.wav,calm,zoë,train,"]
+    path = write_csv(corpus, lines)
+    entry = prepare(corpus)["train"]["U\u0308"]
+    assert entry["wav"] == str(folder / "Zoe\u0308" / "U\u0308.WAV")
+    assert f"{path}, line 14, column wav: " in caplog.text
+    write_csv(corpus, [*lines, "Zoe\u0308/U\u0308.WAV,calm,zoë,train,"])
+    with pytest.raises(InputError, match="line 15, .* is the file of line 14"):
+        prepare(corpus)
+    # Two files that differ in case are two where both are there.
+    write_audio(folder / "a.wav")
+    write_audio(folder / "A.wav")
+    write_csv(corpus, [*lines_of(), "a.wav,calm,x", "A.wav,calm,x"])
+    assert sum(map(len, prepare(corpus).values())) == 14
+    write_csv(corpus, [*lines_of(), "a.WAV,calm,x"])
+    with pytest.raises(InputError, match="a.WAV: there is no such audio file"):
+        prepare(corpus)
+
+
+def test_emotions_may_be_spelt_in_another_way(corpus):
+    write_csv(corpus, lines_of())
+    for entries in prepare(corpus, ["Tense", " CALM"]).values():
+        assert {e["emo"] for e in entries.values()} == {"Tense", " CALM"}
+    with pytest.raises(InputError, match="two or more different names"):
+        prepare(corpus, ["Tense", "tense"])
+
+
+@pytest.mark.parametrize("command", ["train.py", "manifest_folders.py"])
+def test_a_locale_without_umlauts_is_named(tmp_path, command):
+    folder = tmp_path / "Jörg"
+    write_audio(folder / "gelöst" / "a.wav")
+    write_audio(folder / "tense" / "b.wav")
+    arguments = {
+        "train.py": [
+            "hparams/se_only.yaml",
+            "--manifest_csv",
+            f"{folder}/l.csv",
+        ],
+        "manifest_folders.py": [str(folder)],
+    }
+    done = subprocess.run(
+        [sys.executable, RECIPE / command, *arguments[command]],
+        env=os.environ
+        | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+        cwd=RECIPE,
+    )
+    told = (done.stdout + done.stderr).decode()
+    assert done.returncode == 2 and "Traceback" not in told
+    assert r"J\xf6rg" in told and "(encoding ascii)" in told
+    assert "set PYTHONUTF8=1" in told
+
+
+# ---- folds ----------------------------------------------------------------
+
+
+def test_folds_test_each_speaker_once(corpus, caplog):
+    write_csv(corpus, lines_of())
+    tested = []
+    for fold in range(3):
+        splits = prepare(corpus, fold=fold, n_folds=3)
+        assert [len(speakers(splits[name])) for name in SPLITS] == [2, 2, 2]
+        tested += speakers(splits["test"])
+        valid = speakers(splits["valid"])
+        caplog.clear()
+        again = prepare(corpus, fold=(fold + 1) % 3, n_folds=3)
+        assert speakers(again["test"]) == valid
+    assert sorted(tested) == sorted(SPEAKERS)
+    assert "few test utterances: 2 calm, 2 tense" in caplog.text
+    assert "--folds" not in caplog.text
+    prepare(corpus)
+    assert "with --folds 0-4, and --n_folds 5 after --" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fold": 5}, "fold: expected a whole number from 0 to 4, .* got 5"),
+        ({"fold": -1}, "from 0 to 4"),
+        ({"fold": True}, "got True"),
+        ({"fold": 0, "n_folds": 2}, "n_folds: expected 3 or more, got 2"),
+        ({"fold": 0, "n_folds": 7}, "at least 7 speakers"),
+        ({"fold": 0}, "takes 5 speakers .* of 'calm' there are 4 .anna, ben"),
+    ],
+)
+def test_folds_that_cannot_be(corpus, options, message):
+    rare = [x for x in lines_of() if "eli_calm" not in x and "finn_c" not in x]
+    write_csv(corpus, rare)
+    with pytest.raises(InputError, match=message):
+        prepare(corpus, **options)
+
+
+def test_folds_and_named_splits_exclude_each_other(corpus):
+    write_csv(corpus, lines_of({"anna": "test"}))
+    with pytest.raises(InputError, match="line 2, column split: expected none"):
+        prepare(corpus, fold=0)
+
+
+# ---- a folder per emotion -------------------------------------------------
+
+
+def test_a_folder_per_emotion(tmp_path, capsys):
+    corpus = tmp_path / "corpus"
+    for name in ("calm/anna/1.wav", "gelöst, a/ben/1.FLAC", "top.wav"):
+        (corpus / name).parent.mkdir(parents=True, exist_ok=True)
+        (corpus / name).touch()
+    (corpus / "calm" / "notes.txt").touch()
+    assert folders_module.main([str(corpus), "--speaker", r"^\w+"]) == 0
+    said = capsys.readouterr().out
+    assert "left out, in no folder of an emotion" in said and "1 .txt" in said
+    assert "1 calm, 1 gelöst, a; 2 speakers" in said
+    rows = rows_module.read_rows(corpus / "list.csv").rows
+    assert [(r.wav, r.emo, r.spk_id) for r in rows] == [
+        ("calm/anna/1.wav", "calm", "anna"),
+        ("gelöst, a/ben/1.FLAC", "gelöst, a", "ben"),
+    ]
+    out = tmp_path / "other.csv"
+    assert folders_module.main([str(corpus), "--out", str(out)]) == 0
+    assert "no speakers" in capsys.readouterr().out
+    assert rows_module.read_rows(out).rows[0].path == rows[0].path
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "message"),
+    [
+        (["calm/a.wav"], [], "expected two or more folders .* got calm"),
+        (["a.wav"], [], "got none"),
+        ([], [], "no audio file in this folder"),
+        (["calm/a.wav", "b/a.wav"], ["--speaker", "("], "--speaker: '\\('"),
+        (["calm/a.wav", "b/a.wav"], ["--speaker", "x"], "expected 'x' in 'a.w"),
+        (["calm/a.wav", "CALM/b.wav"], [], "'calm' was 'CALM'"),
+        (["calm/a.wav", "nan/b.wav"], [], "'nan' stands for no value"),
+    ],
+)
+def test_folders_that_make_no_list(tmp_path, capsys, names, options, message):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for name in names:
+        (corpus / name).parent.mkdir(exist_ok=True)
+        (corpus / name).touch()
+    assert folders_module.main([str(corpus), *options]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (corpus / "list.csv").exists()
+
+
 # ---- once, again, never ---------------------------------------------------
 
 
@@ -483,7 +713,7 @@ def test_skip_prep_does_nothing(tmp_path):
 
 
 def test_the_examples_in_the_docstrings(tmp_path):
-    for module in (rows_module, splits_module, prepare_module):
+    for module in (rows_module, splits_module, prepare_module, folders_module):
         # Each example gets a folder as the fixture would give it.
         extra = {"getfixture": lambda name: tmp_path}
         found = doctest.testmod(

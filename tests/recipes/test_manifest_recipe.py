@@ -12,7 +12,7 @@ from tests.helpers.pages import PAGES, blocks, commands, run
 
 RECIPE = ROOT / "recipes" / "Manifest" / "joint_se_ser"
 PAGE = "docs/your_own_corpus.md"
-COMMANDS = commands(PAGE)
+FOLDERS, *COMMANDS = commands(PAGE)
 (CSV,) = blocks(PAGE, "csv")
 ERRORS = blocks(PAGE, "text")
 
@@ -35,6 +35,36 @@ def place(tmp_path_factory):
         path = folder / "my_noise" / f"n{number}.wav"
         soundfile.write(path, 0.1 * rng.normal(size=16000), 20000)
     return folder
+
+
+def test_folders_as_printed(place):
+    """The page's two names, in a folder per emotion."""
+    for name in ("calm/anna_1.wav", "tense/ben_1.wav"):
+        assert f"`{name}`" in PAGES[PAGE]
+        path = place / "my_folders" / name
+        path.parent.mkdir(parents=True)
+        soundfile.write(path, np.zeros(1600), 16000)
+    done = run(FOLDERS, place)
+    assert done.returncode == 0, done.stderr
+    assert "list.csv: 1 calm, 1 tense; 2 speakers" in done.stdout
+    assert (place / "my_folders" / "list.csv").read_text().splitlines() == [
+        "wav,emo,spk_id",
+        "calm/anna_1.wav,calm,anna",
+        "tense/ben_1.wav,tense,ben",
+    ]
+    done = run(FOLDERS, place)
+    assert done.returncode == 2 and "list.csv: is there already" in done.stderr
+
+
+def test_folds_as_the_page_says(place):
+    command = COMMANDS[1].replace(
+        "--parallel 2", "--print --folds 0-4 --out folds"
+    )
+    done = run(command, place)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 10
+    assert "--seed 1 --fold 0" in lines[0] and "--fold 4" in lines[4]
 
 
 def test_the_page_has_ten_lines_and_two_commands():

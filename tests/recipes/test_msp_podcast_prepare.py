@@ -452,6 +452,23 @@ def test_only_headers_are_read(corpus):
     assert prepare(corpus)["train"]["MSP-PODCAST_9000_0012"]["duration"] == 13
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "cp1252"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_other_spreadsheets_and_spellings(corpus, encoding, delimiter):
+    expected = prepare(corpus)
+    lines = [delimiter.join(name.upper() + " " for name in HEADER)]
+    for row in make_rows():
+        row |= {"FileName": row["FileName"].upper(), "Gender": "weiblich ü"}
+        row |= {key: row[key].lower() for key in ("EmoClass", "Split_Set")}
+        if delimiter != ",":
+            row |= {
+                key: row[key].replace(".", ",") for key in labels.ATTRIBUTES
+            }
+        lines.append(delimiter.join(row[name] for name in HEADER))
+    label_file(corpus).write_bytes("\r\n".join(lines).encode(encoding))
+    assert prepare(corpus) == expected
+
+
 # ---- what is refused --------------------------------------------------------
 
 
@@ -551,14 +568,16 @@ def test_shares_that_are_none(corpus, shares, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "unknown header: expected FileName, .* got nothing"),
-        (b"\xff\xfe\0\1FileName", "not UTF-8 text"),
-        (b"name,emotion\na,b\n", "unknown header: .* got emotion, name"),
-        (b"FileName,EmoClass\na,b\n", "unknown header: .*Split_Set"),
+        (b"", "line 1, column FileName: there is no such .* got nothing"),
+        (b"\xff\xfe\0\1File", "column FileName: there is no such column"),
+        (b"\xff\xfe\0", "line 1: cannot be read as utf-16"),
+        (b"name,emotion\na,b\n", "column FileName: .* got name, emotion"),
+        (b"FileName,EmoClass\na,b\n", "line 1, column Split_Set: there is"),
+        (b"FileName,Emotion,Split_Set\n", "unknown header: .*Emotion"),
         (b"FileName,Angry,Sad,Happy,Neutral,Split_Set\n", "unknown header"),
-        (b"FileName,EmoClass,Split_Set,EmoClass\n", "'EmoClass' twice"),
+        (b"FileName,EmoClass,Split_Set,EmoClass\n", "EmoClass: expected one"),
         (b"FileName,EmoClass,Split_Set\na.wav,A\n", "line 2: expected 3 cells"),
-        (b'FileName,EmoClass,Split_Set\n"a.wav,A,Train\n', "not CSV: line 2"),
+        (b'FileName,EmoClass,Split_Set\n"a.wav,A,Train\n', "line 2: cannot be"),
     ],
 )
 def test_unreadable_csv_is_named(corpus, content, message):

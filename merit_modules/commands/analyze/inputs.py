@@ -1,9 +1,11 @@
 """What a command is given to work on: files, folders, lists, standard input."""
 
 import os
-from pathlib import Path
+from collections import Counter
 from typing import NamedTuple
 
+from merit_modules.data.table import read_text
+from merit_modules.data.text import key, trim
 from merit_modules.errors import InputError
 from merit_modules.files import find_audio
 
@@ -91,12 +93,34 @@ def collect_jobs(inputs, is_output=None, tell=None):
     >>> jobs = collect_jobs([f"{folder}/some.txt", str(folder), "-"])
     >>> [job.stem for job in jobs]
     ['b', 'c', 'a', 'stdin']
+    >>> (folder / "a.flac").touch()
+    >>> [job.stem for job in collect_jobs([str(folder)])]
+    ['a.flac', 'a.wav', 'b']
     """
     jobs = {}
     for given in inputs:
         for job in _jobs_of(given, is_output, tell):
             jobs.setdefault(job.path, job)
-    return list(jobs.values())
+    return _told_apart(list(jobs.values()))
+
+
+def _told_apart(jobs):
+    """Keep the ending where files differ in nothing else."""
+    while True:
+        n_same = Counter(key(job.stem) for job in jobs)
+        again = [
+            job._replace(stem=job.stem + os.path.splitext(job.path)[1])
+            if n_same[key(job.stem)] > 1 and not _has_ending(job)
+            else job
+            for job in jobs
+        ]
+        if again == jobs:
+            return jobs
+        jobs = again
+
+
+def _has_ending(job):
+    return os.path.basename(job.stem) == os.path.basename(job.path)
 
 
 def _jobs_of(given, is_output, tell):
@@ -134,13 +158,8 @@ def _in_folder(folder, is_output, tell, below=""):
 
 
 def _in_list(path, is_output, tell):
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}: expected a text file with a path on each line: {error}"
-        ) from None
-    names = [line.strip() for line in lines]
+    lines = read_text(path, "text file with a path on each line")
+    names = [trim(line) for line in lines.splitlines()]
     names = [name for name in names if name and not name.startswith("#")]
     if not names:
         raise InputError(f"{path}: no path in this list")

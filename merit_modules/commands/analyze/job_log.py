@@ -7,7 +7,6 @@ again, and nobody else's file is taken for ours.
 """
 
 import hashlib
-import json
 import os
 import threading
 from pathlib import Path
@@ -20,8 +19,9 @@ from merit_modules.commands.analyze.result_files import (
     count_segments,
 )
 from merit_modules.errors import InputError
-from merit_modules.files import is_on_hub, naming_source, write_atomically
+from merit_modules.files import is_on_hub, naming_source
 from merit_modules.pretrained import HPARAMS_FILE, WEIGHTS_FILE
+from merit_modules.state import DamagedError, read_state, write_state
 
 LOG, ERRORS = "log.jsonl", "errors.jsonl"
 STARTED, DONE = "started", "done"
@@ -274,24 +274,24 @@ def _read_settings(out, other_names):
                 raise _foreign(path.with_name(name))
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or not set(_COMPARED) <= set(found):
+        found = read_state(path)
+    except DamagedError:
+        raise _foreign(path) from None
+    if not set(_COMPARED) <= set(found):
         raise _foreign(path)
     return found
 
 
 def _foreign(path):
     return InputError(
-        f"{path}: this file was not written by merit; choose another --out"
+        f"{path}: this file was not written by merit, or is damaged; choose "
+        "another --out"
     )
 
 
 def _write_settings(out, settings):
     """Write the settings of the results in a folder, which is made."""
-    text = json.dumps(settings, indent=2, ensure_ascii=False)
-    write_atomically(Path(out) / SETTINGS, text + "\n")
+    write_state(Path(out) / SETTINGS, settings)
 
 
 def _check_same(out, earlier, settings):

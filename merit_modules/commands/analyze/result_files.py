@@ -274,3 +274,33 @@ def _in_one_level(told):
         elif key != "timeline":
             row[key] = value
     return row
+
+
+def as_line(told):
+    """Write what is told of a recording as a line for people.
+
+    Arguments
+    ---------
+    told : dict
+        From ``Analysis.as_dict()``.
+
+    Returns
+    -------
+    str
+        The line.
+
+    Example
+    -------
+    >>> told = {"file": "a.wav", "duration_s": 2.5, "label": "sad"}
+    >>> told |= {"score": 0.62, "probabilities": {"angry": 0.38, "sad": 0.62}}
+    >>> as_line(told)
+    'a.wav (2.5 s): sad 62 %, angry 38 %'
+    """
+    if told.get("attributes"):
+        found = [f"{k} {v:.2f}" for k, v in told["attributes"].items()]
+    elif told.get("score") is None:
+        found = [told.get("label") or "no emotion asked for"]
+    else:
+        ranked = sorted(told["probabilities"].items(), key=lambda p: -p[1])
+        found = [f"{name} {100 * p:.0f} %" for name, p in ranked]
+    return f"{told['file']} ({told['duration_s']:.1f} s): {', '.join(found)}"

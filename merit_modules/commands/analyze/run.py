@@ -21,17 +21,19 @@ from merit_modules.commands.analyze.job_log import (
     check_source,
     fingerprint_model,
 )
+from merit_modules.commands.analyze.result_files import as_line
 from merit_modules.commands.analyze.streams import (
     DataOutput,
     quiet_libraries,
     spool_input,
 )
 from merit_modules.errors import InputError
-from merit_modules.files import hold
+from merit_modules.files import locale_problem
 from merit_modules.inference import SparseMERIT
 from merit_modules.inference.audio import FileSource
 from merit_modules.inference.interface import SEGMENT_S
 from merit_modules.inference.windows import RECORDED, Sizes
+from merit_modules.state import hold
 
 ROUTING = "routing"
 
@@ -232,7 +234,8 @@ class _Run:
         def open_recording():
             if printable(path) != path:  # libsndfile takes no other
                 raise InputError(
-                    f"{job.file}: expected a name in UTF-8; rename the file"
+                    locale_problem(path)
+                    or f"{job.file}: expected a name in UTF-8; rename the file"
                 )
             if self.log is not None:
                 self.log.claim(job, outputs)
@@ -251,6 +254,8 @@ class _Run:
         if self.log is None or job.path == STANDARD_INPUT:
             if self.args.command == "enhance":
                 self.output.write_file(analysis.enhanced_path)
+            elif self.args.command == "classify" and self.output.is_terminal:
+                self.output.write_line(as_line(told))
             else:
                 self.output.write_line(json.dumps(told, ensure_ascii=False))
         self.n_done += 1

@@ -78,6 +78,11 @@ class DataOutput:
     def __exit__(self, *error):
         self._stack.close()
 
+    @property
+    def is_terminal(self):
+        """Whether somebody looks on."""
+        return self._stream.isatty()
+
     def write_line(self, text):
         """Write a line of UTF-8, so that it can be read at once."""
         self._stream.buffer.write(text.encode() + b"\n")

@@ -6,12 +6,12 @@ Challenge, ESC-50 and Freesound name the same clips by the same numbers, so
 that a clip is known again in another corpus.
 """
 
-import csv
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from merit_modules.data.table import read_table
 from merit_modules.errors import InputError
 from merit_modules.files import find_audio
 
@@ -236,15 +236,8 @@ def _esc50_categories(path):
     """Return ``{class number: name}``, empty without the corpus's table."""
     if not path.is_file():
         return {}
-    with open(path, encoding="utf-8", newline="") as stream:
-        rows = csv.DictReader(stream)
-        missing = {"target", "category"} - set(rows.fieldnames or ())
-        if missing:
-            raise InputError(
-                f"{path}: expected columns target and category, got "
-                f"{', '.join(rows.fieldnames or ()) or 'none'}"
-            )
-        return {row["target"]: row["category"] for row in rows}
+    rows = read_table(path, ["target", "category"]).rows
+    return {row.cells["target"]: row.cells["category"] for row in rows}
 
 
 def _demand(place):

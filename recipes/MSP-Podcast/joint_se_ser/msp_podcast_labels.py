@@ -26,6 +26,7 @@ from msp_podcast_classes import ALL_CLASSES, consensus
 from msp_podcast_rows import read_rows
 
 from merit_modules.data.audio import raise_if_broken
+from merit_modules.data.text import is_missing, key, speaker_of
 from merit_modules.errors import InputError
 
 # What the letters of EmoClass mean.
@@ -55,7 +56,9 @@ UNKNOWN_SPEAKER = "Unknown"
 
 # Public releases hide the labels of this split.
 _HIDDEN = "Test3"
-_EMPTY = ("", "nan", "na", "n/a", "none", "null")
+# What is compared, in whatever case.
+_SPLIT_OF = {key(name): name for name in SPLITS}
+_LETTER_OF = {key(letter): letter for letter in LETTERS}
 # Shares of votes are written with a few digits.
 _TOLERANCE = 0.01
 
@@ -146,21 +149,22 @@ def read_labels(path):
     probs=None, attributes={'act': 3.4, 'val': 4.2, 'dom': 3.8}, speaker='412')
     """
     path = Path(path)
-    fields, rows = read_rows(path)
+    numbers = (*COLUMNS, *ATTRIBUTES)
+    known = ("EmoClass", "SpkrID", *numbers)
+    fields, rows = read_rows(path, ["FileName", "Split_Set"], known, numbers)
     form = form_of(path, fields)
     turns, places, problems = [], {}, {}
     for place, row in rows:
         try:
             turn = _turn(row, fields)
-            if turn.name in places:
+            first = places.setdefault(key(turn.name), place)
+            if first != place:
                 raise InputError(
-                    f"{turn.name}: a second row, the first is "
-                    f"{places[turn.name]}"
+                    f"{turn.name}: a second row, the first is {first}"
                 )
         except InputError as error:
             problems[place] = f"{path.name}, {place}: {error}"
             continue
-        places[turn.name] = place
         turns.append(turn)
     raise_if_broken(problems, f"rows of {path}")
     if not turns:
@@ -235,31 +239,33 @@ def speaker_id(text):
     number = re.fullmatch(r"(?:spkr_?)?(\d+)(?:\.0+)?", text, re.I)
     if number:
         return str(int(number[1]))
-    unknown = text.lower() in (*_EMPTY, UNKNOWN_SPEAKER.lower())
-    return UNKNOWN_SPEAKER if unknown else text
+    return speaker_of(text) or UNKNOWN_SPEAKER
 
 
 def _turn(row, fields):
     """Return what a row says; raise an InputError without the place."""
     name, split = _text(row, "FileName"), _text(row, "Split_Set")
-    if not name:
-        raise InputError("FileName: expected a file name, got nothing")
+    if is_missing(name):
+        raise InputError(
+            f"FileName: expected a file name, got {name or 'nothing'}"
+        )
+    split = _SPLIT_OF.get(key(split), split)
     if split not in SPLITS:
         raise InputError(
             f"{name}: Split_Set: expected one of {', '.join(SPLITS)}, "
             f"got {split!r}"
         )
     speaker = speaker_id(_text(row, "SpkrID"))
-    in_label = [key for key in ("EmoClass", *COLUMNS) if key in fields]
+    in_label = [name for name in ("EmoClass", *COLUMNS) if name in fields]
     if split == _HIDDEN and all(
-        _text(row, key).lower() in _EMPTY for key in in_label
+        is_missing(_text(row, field)) for field in in_label
     ):
         return Turn(name, SPLITS[split], None, None, {}, speaker)
     try:
         emotion, probs = _emotion(row, fields)
         attributes = {
-            key: _number(row, field, 1, 7)
-            for field, key in ATTRIBUTES.items()
+            attribute: _number(row, field, 1, 7)
+            for field, attribute in ATTRIBUTES.items()
             if field in fields
         }
     except InputError as error:
@@ -271,7 +277,9 @@ def _emotion(row, fields):
     """Return consensus and shares, whichever the row states."""
     probs = None
     if set(COLUMNS) <= set(fields):
-        probs = {name: _number(row, key, 0, 1) for key, name in COLUMNS.items()}
+        probs = {
+            name: _number(row, field, 0, 1) for field, name in COLUMNS.items()
+        }
         if sum(probs.values()) > 1 + _TOLERANCE:
             raise InputError(
                 "expected shares of the classes that sum to 1 at most, "
@@ -280,6 +288,7 @@ def _emotion(row, fields):
     if "EmoClass" not in fields:
         return consensus(probs), probs
     letter = _text(row, "EmoClass")
+    letter = _LETTER_OF.get(key(letter), letter)
     if letter not in LETTERS:
         raise InputError(
             f"EmoClass: expected one of {', '.join(LETTERS)}, got {letter!r}"
@@ -287,20 +296,20 @@ def _emotion(row, fields):
     return LETTERS[letter], probs
 
 
-def _text(row, key):
-    value = row.get(key)
+def _text(row, field):
+    value = row.get(field)
     return "" if value is None else str(value).strip()
 
 
-def _number(row, key, low, high):
-    text = _text(row, key)
+def _number(row, field, low, high):
+    text = _text(row, field)
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not low <= value <= high:  # false for NaN, too
         raise InputError(
-            f"{key}: expected a number from {low} to {high}, got {text!r}"
+            f"{field}: expected a number from {low} to {high}, got {text!r}"
         )
     return value
 

@@ -35,6 +35,7 @@ from merit_modules.data.preparation import (
     split_digest,
     write_manifests,
 )
+from merit_modules.data.text import key, spellings
 from merit_modules.errors import InputError
 
 logger = get_logger(__name__)
@@ -203,6 +204,7 @@ def _labelled(release, classes, labels):
 
 
 def _leave_out_missing(splits, release, skip_missing):
+    _as_on_disk(splits, release)
     missing = {
         name: f"{release.audio_folder / name}: there is no such audio file"
         for entries in splits.values()
@@ -210,6 +212,22 @@ def _leave_out_missing(splits, release, skip_missing):
         if name not in release.recordings
     }
     _leave_out(splits, missing, skip_missing, "skip_missing")
+
+
+def _as_on_disk(splits, release):
+    """Take the names that recordings have, where the labels spell otherwise."""
+    names = {name for entries in splits.values() for name in entries}
+    if names <= release.recordings:
+        return
+    spelt = spellings(release.recordings)
+    for split, entries in splits.items():
+        renamed = {}
+        for name, entry in entries.items():
+            found = spelt.get(key(name), ())
+            if name not in release.recordings and len(found) == 1:
+                name = found[0]
+            renamed[name] = entry
+        splits[split] = renamed
 
 
 def _with_durations(splits, release, cache_path, skip_broken):

@@ -4,14 +4,17 @@ Authors
  * The contributors of Sparse MERIT for SpeechBrain 2026
 """
 
-import csv
 import json
 from pathlib import Path
 
+from merit_modules.data.audio import raise_if_broken
+from merit_modules.data.table import read_table, read_text
 from merit_modules.errors import InputError
 
+WHAT = "label file"
 
-def read_rows(path):
+
+def read_rows(path, needed, known, numbers):
     """Read a label file as named fields.
 
     Arguments
@@ -19,6 +22,12 @@ def read_rows(path):
     path : str or Path
         ``*.json``: one object, ``{file name: fields}``. Any other name: CSV
         with a header.
+    needed : list of str
+        Fields of every form.
+    known : list of str
+        Fields of any form.
+    numbers : list of str
+        Fields that may have a decimal comma.
 
     Returns
     -------
@@ -39,58 +48,28 @@ def read_rows(path):
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp(), "labels.json")
     >>> _ = path.write_text('{"a.wav": {"EmoClass": "S"}}')
-    >>> read_rows(path)
+    >>> read_rows(path, ["FileName"], ["EmoClass"], [])
     (['EmoClass', 'FileName'],
      [('entry 1', {'EmoClass': 'S', 'FileName': 'a.wav'})])
     """
     path = Path(path)
-    try:
-        if path.suffix.lower() == ".json":
-            return _read_json(path)
-        return _read_csv(path)
-    except OSError as error:
-        raise _unreadable(path, error.strerror) from None
-    except UnicodeDecodeError as error:
-        raise _unreadable(path, f"not UTF-8 text: {error.reason}") from None
-
-
-def _read_csv(path):
-    rows = []
-    # utf-8-sig: spreadsheets put a byte order mark before the first name.
-    with open(path, encoding="utf-8-sig", newline="") as stream:
-        reader = csv.reader(stream, strict=True)
-        try:
-            header = [name.strip() for name in next(reader, [])]
-            for cells in reader:
-                if cells:
-                    place = f"line {reader.line_num}"
-                    rows.append((place, _named(path, place, header, cells)))
-        except csv.Error as error:
-            raise _unreadable(
-                path, f"not CSV: line {reader.line_num}: {error}"
-            ) from None
-    repeated = [name for name in header if header.count(name) > 1]
-    if repeated:
-        raise InputError(f"{path}: the header names {repeated[0]!r} twice")
-    return header, rows
-
-
-def _named(path, place, header, cells):
-    if len(cells) != len(header):
-        raise InputError(
-            f"{path}, {place}: expected {len(header)} cells as in the "
-            f"header, got {len(cells)}"
-        )
-    return dict(zip(header, cells))
+    if path.suffix.lower() == ".json":
+        return _read_json(path)
+    table = read_table(path, needed, known, numbers, WHAT)
+    raise_if_broken(table.problems, f"rows of {path}")
+    rows = [(f"line {line}", cells) for line, cells in table.rows]
+    return table.columns, rows
 
 
 def _read_json(path):
-    text = path.read_text(encoding="utf-8-sig")
+    text = read_text(path, WHAT)
     try:
         # Pairs, not a dict, which would hide a name that comes twice.
         pairs = json.loads(text, object_pairs_hook=_Pairs)
     except ValueError as error:
-        raise _unreadable(path, f"not JSON: {error}") from None
+        raise InputError(
+            f"{path}: cannot be read as a label file: not JSON: {error}"
+        ) from None
     expected = f"{path}: expected one JSON object {{file name: fields}}"
     if not isinstance(pairs, _Pairs):
         raise InputError(f"{expected}, got a {type(pairs).__name__}")
@@ -106,7 +85,3 @@ def _read_json(path):
 
 class _Pairs(list):
     """The pairs of a JSON object."""
-
-
-def _unreadable(path, reason):
-    return InputError(f"{path}: cannot be read as a label file: {reason}")

@@ -30,7 +30,11 @@ from merit_modules.hparams import explained
 from merit_modules.training.brain import JointBrain
 from merit_modules.training.datasets import Data, check_audio
 from merit_modules.training.defaults import with_defaults
-from merit_modules.training.experiment import as_command, save_settings
+from merit_modules.training.experiment import (
+    as_command,
+    prepare_data,
+    save_settings,
+)
 from merit_modules.training.start import first_experiment, set_weights
 from merit_modules.training.targets import make_target
 
@@ -40,14 +44,9 @@ def dataio_prepare(hparams):
     rate_hz = hparams["sample_rate_hz"]
 
     # 1. Utterances and noises, by their manifests
-    tests = files_of(
-        hparams["test_annotation"], "test_set", hparams["test_sets"]
-    )
-    noises = files_of(
-        hparams["noise_annotation"],
-        "noise_set",
-        ["train", "valid", *hparams["test_noise_sets"]],
-    )
+    sets = hparams["test_sets"], ["train", "valid", *hparams["test_noise_sets"]]
+    tests = files_of(hparams["test_annotation"], "test_set", sets[0])
+    noises = files_of(hparams["noise_annotation"], "noise_set", sets[1])
     speech = {
         name: read_manifest(path, hparams["speech_root"])
         for name, path in {
@@ -217,8 +216,7 @@ def train(hparams_file, run_opts, overrides):
         hyperparams_to_save=hparams_file,
         overrides=overrides,
     )
-    if not hparams["skip_prep"]:
-        run_on_main(hparams["prepare"])
+    run_on_main(prepare_data, args=[hparams])
     data = dataio_prepare(hparams)
 
     def train_first(name):

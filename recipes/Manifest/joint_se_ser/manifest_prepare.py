@@ -12,11 +12,18 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from manifest_rows import at, read_rows
-from manifest_splits import SHARES, UNKNOWN, check_classes, make_splits
+from manifest_rows import read_rows
+from manifest_splits import (
+    SHARES,
+    UNKNOWN,
+    check_classes,
+    make_splits,
+    warn_of_few,
+)
 from speechbrain.utils.logger import get_logger
 
 from merit_modules.data.audio import raise_if_broken
+from merit_modules.data.labels import emotion_labels
 from merit_modules.data.manifest import DATA_ROOT
 from merit_modules.data.noise.corpora import (
     noise_manifests,
@@ -29,10 +36,14 @@ from merit_modules.data.preparation import (
     is_prepared,
     probe_many,
     remove_stamp,
+    spelt_on_disk,
     split_digest,
     write_manifests,
 )
+from merit_modules.data.table import at
+from merit_modules.data.text import key, spellings
 from merit_modules.errors import InputError
+from merit_modules.files import locale_problem
 
 logger = get_logger(__name__)
 
@@ -100,6 +111,8 @@ def prepare_manifest(
     manifest_folder,
     emotions,
     seed=1234,
+    fold=None,
+    n_folds=5,
     skip_broken_audio=False,
     save_folder=None,
     skip_prep=False,
@@ -108,7 +121,8 @@ def prepare_manifest(
 
     Splits that the column ``split`` names are taken as they are. Those that
     it does not name are made of the rows for training and those without a
-    split: by speakers where they are known, with balanced classes.
+    split: by speakers where they are known, every class in every split, then
+    with balanced classes.
 
     Nothing is done if the manifests are there already and were made from the
     same files with the same arguments.
@@ -130,6 +144,10 @@ def prepare_manifest(
         Labels to keep; rows of others are left out.
     seed : int
         Seed of the splits that are made, and of the noise split.
+    fold : int, optional
+        Make a fold of all rows: from 0 to ``n_folds - 1``.
+    n_folds : int
+        Number of folds.
     skip_broken_audio : bool
         Warn of audio that is missing or broken and go on without it.
     save_folder : str or Path, optional
@@ -163,6 +181,8 @@ def prepare_manifest(
         "seed": seed,
         "skip_broken_audio": skip_broken_audio,
     }
+    if fold is not None:
+        stamp |= {"fold": fold, "n_folds": n_folds}
     names = [*SHARES, *noise_manifests(noise_folder)]
     if is_prepared(manifest_folder, names, stamp):
         logger.info(f"{manifest_folder}: manifests are up to date")
@@ -170,7 +190,10 @@ def prepare_manifest(
     _keep_trained_on(manifest_folder, save_folder, stamp)
     if table.extra_columns:
         logger.info(f"columns not used: {', '.join(table.extra_columns)}")
-    rows = _by_id(_of_classes(manifest_csv, table.rows, emotions))
+    for note in table.notes:
+        logger.warning(note)
+    rows = _of_classes(manifest_csv, table.rows, emotions)
+    rows = _by_id(_as_on_disk(manifest_csv, rows))
     durations_s = _durations(
         manifest_csv, rows, manifest_folder, skip_broken_audio
     )
@@ -179,8 +202,9 @@ def prepare_manifest(
         item: _entry(row, durations_s[item], folder_of(manifest_csv))
         for item, row in rows.items()
     }
-    splits = make_splits(manifest_csv, rows, entries, seed)
+    splits = make_splits(manifest_csv, rows, entries, seed, fold, n_folds)
     check_classes(manifest_csv, rows, splits, emotions)
+    warn_of_few(manifest_csv, splits, fold)
     # An old stamp must not vouch for what a stopped run leaves behind.
     remove_stamp(manifest_folder)
     prepare_noise(noise_folder, manifest_folder, seed)
@@ -213,17 +237,46 @@ def _of_classes(manifest_csv, rows, emotions):
         raise InputError(
             f"emotions: expected at least two labels, got {emotions!r}"
         )
+    emotion_labels(emotions)  # different ones
+    known = spellings(counts)
     for emotion in emotions:
-        if emotion not in counts:
+        if key(emotion) not in known:
             raise InputError(
                 f"emotions: expected labels of {manifest_csv}, column emo "
                 f"({', '.join(sorted(counts))}), got {emotion!r}"
             )
-    others = {k: n for k, n in sorted(counts.items()) if k not in emotions}
+    name_of = {key(emotion): emotion for emotion in emotions}
+    others = {k: n for k, n in sorted(counts.items()) if key(k) not in name_of}
     if others:
         found = ", ".join(f"{n} {emotion}" for emotion, n in others.items())
         logger.info(f"left out, not among the emotions: {found}")
-    return [row for row in rows if row.emo in emotions]
+    return [
+        row._replace(emo=name_of[key(row.emo)])
+        for row in rows
+        if key(row.emo) in name_of
+    ]
+
+
+def _as_on_disk(manifest_csv, rows):
+    """Take the names that files have, where the CSV spells them otherwise."""
+    found, line_of, listed, problems = [], {}, {}, {}
+    for row in rows:
+        path = spelt_on_disk(row.path, listed) or row.path
+        if line_of.setdefault(path, row.line) != row.line:
+            problems[row.line] = (
+                f"{at(manifest_csv, row.line, 'wav')}: {row.wav} is the file "
+                f"of line {line_of[path]}"
+            )
+        found.append(row._replace(path=path))
+    raise_if_broken(problems, f"cells of {manifest_csv}")
+    other = [(a, b) for a, b in zip(rows, found) if a.path != b.path]
+    if other:
+        old, new = other[0]
+        logger.warning(
+            f"{at(manifest_csv, old.line, 'wav')}: {old.path} is spelt "
+            f"{new.path!r} on the disk ({len(other)} such)"
+        )
+    return found
 
 
 def _by_id(rows):
@@ -251,6 +304,10 @@ def _durations(manifest_csv, rows, manifest_folder, skip_broken_audio):
             durations_s[item] = row.duration_s
         else:
             problems[item] = f"{row.path}: there is no such audio file"
+    for item, row in rows.items():
+        if told := locale_problem(row.path):
+            problems[item] = told
+            unread.pop(item, None)
     if unread:
         found, broken = probe_many(unread, manifest_folder / "headers.jsonl")
         durations_s |= found

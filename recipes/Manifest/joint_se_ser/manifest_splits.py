@@ -4,13 +4,15 @@ Authors
  * The contributors of Sparse MERIT for SpeechBrain 2026
 """
 
-from manifest_rows import at
+from collections import Counter
+
 from speechbrain.utils.logger import get_logger
 
 from merit_modules.data.preparation import (
     check_disjoint,
     speaker_disjoint_splits,
 )
+from merit_modules.data.table import at
 from merit_modules.errors import InputError
 
 logger = get_logger(__name__)
@@ -19,13 +21,17 @@ logger = get_logger(__name__)
 SHARES = {"train": 0.8, "valid": 0.1, "test": 0.1}
 #: Speaker of all whose speaker is not known.
 UNKNOWN = "unknown"
+#: So few test utterances of a class say little of it.
+FEW = 10
 
 
-def make_splits(manifest_csv, rows, entries, seed):
+def make_splits(manifest_csv, rows, entries, seed, fold=None, n_folds=5):
     """Take the splits that a CSV file names and make those that it lacks.
 
     A split that no row names is made of the rows for training and of those
-    without a split; what is not taken is for training.
+    without a split; what is not taken is for training. With a fold, all are
+    made: of as many parts as there are folds, one is tested, the next one is
+    for validation and the others are for training.
 
     Arguments
     ---------
@@ -37,6 +43,10 @@ def make_splits(manifest_csv, rows, entries, seed):
         ``{id: entry}`` with ``emo`` and ``spk_id``.
     seed : int
         Seed of the splits that are made.
+    fold : int, optional
+        From 0: which part is tested.
+    n_folds : int
+        Number of parts, three or more.
 
     Returns
     -------
@@ -46,8 +56,9 @@ def make_splits(manifest_csv, rows, entries, seed):
     Raises
     ------
     InputError
-        If a row is in no split although all of them are named, or if there
-        are fewer speakers than splits to make.
+        If a row is in no split although all of them are named, there are too
+        few speakers of a class for the splits to make, or the file names
+        splits beside a fold.
 
     Example
     -------
@@ -63,6 +74,8 @@ def make_splits(manifest_csv, rows, entries, seed):
     >>> list(splits["test"]), len(splits["train"]), len(splits["valid"])
     (['a'], 1, 1)
     """
+    if fold is not None:
+        return _fold(manifest_csv, rows, entries, seed, fold, n_folds)
     named = {row.split for row in rows.values()} - {None}
     missing = [split for split in SHARES if split not in named]
     splits, pool = {split: {} for split in SHARES}, {}
@@ -82,6 +95,27 @@ def make_splits(manifest_csv, rows, entries, seed):
     except InputError as error:
         logger.warning(f"{manifest_csv}: speakers leak between splits: {error}")
     return splits
+
+
+def _fold(manifest_csv, rows, entries, seed, fold, n_folds):
+    if type(n_folds) is not int or n_folds < 3:
+        raise InputError(f"n_folds: expected 3 or more, got {n_folds!r}")
+    if type(fold) is not int or fold not in range(n_folds):
+        raise InputError(
+            f"fold: expected a whole number from 0 to {n_folds - 1}, as "
+            f"n_folds has it, got {fold!r}"
+        )
+    for row in rows.values():
+        if row.split is not None:
+            raise InputError(
+                f"{at(manifest_csv, row.line, 'split')}: expected none beside "
+                f"--fold, got {row.split}"
+            )
+    shares = {f"fold {i}": 1 / n_folds for i in range(n_folds)}
+    parts = list(_made(manifest_csv, entries, shares, seed).values())
+    test, valid = parts.pop(fold), parts.pop(fold % (n_folds - 1))
+    train = {item: entry for part in parts for item, entry in part.items()}
+    return {"train": dict(sorted(train.items())), "valid": valid, "test": test}
 
 
 def _made(manifest_csv, pool, shares, seed):
@@ -141,3 +175,40 @@ def check_classes(manifest_csv, rows, splits, emotions):
                 f"split {split}; it is in {len(lines)} rows in all, and the "
                 "column split can say where each goes"
             )
+
+
+def warn_of_few(manifest_csv, splits, fold=None):
+    """Warn of classes that the test set has little of.
+
+    Arguments
+    ---------
+    manifest_csv : str or Path
+        The CSV file, for messages.
+    splits : dict
+        ``{split: {id: entry}}``.
+    fold : int, optional
+        The fold that they are; without it, folds are offered.
+
+    Example
+    -------
+    >>> warn_of_few("list.csv", {"test": {}})
+    """
+    n_test = Counter(entry["emo"] for entry in splits["test"].values())
+    few = [f"{n} {name}" for name, n in sorted(n_test.items()) if n < FEW]
+    if not few:
+        return
+    speakers = {}
+    for entries in splits.values():
+        for entry in entries.values():
+            speakers.setdefault(entry["emo"], set()).add(entry["spk_id"])
+    n_folds = min(5, *map(len, speakers.values()))
+    offer = ""
+    if fold is None and n_folds >= 3:
+        offer = (
+            f"; merit folds with --folds 0-{n_folds - 1}, and --n_folds "
+            f"{n_folds} after --, tests every utterance once"
+        )
+    logger.warning(
+        f"{manifest_csv}: few test utterances: {', '.join(few)}; what is right "
+        f"of so few says little{offer}"
+    )

@@ -1,0 +1,93 @@
+"""SIGTERM, which clusters send before they take a machine away."""
+
+import math
+import os
+import signal
+import threading
+from contextlib import contextmanager, nullcontext
+
+TERMINATED = 143  # exit code, as shells have it
+
+
+class Terminated(SystemExit):
+    """The process was asked to end, and has saved what there was to save."""
+
+
+class _Request:
+    """Whether the process was asked to end, and who saves before it does."""
+
+    def __init__(self):
+        self.is_made = self.is_deferred = False
+        self._process = os.getpid()
+
+    def __call__(self, number, frame):
+        if os.getpid() != self._process:  # a worker that was forked
+            os._exit(TERMINATED)
+        self.is_made = True
+        if not self.is_deferred:
+            raise Terminated(TERMINATED)
+
+    @contextmanager
+    def deferred(self):
+        """Let what is inside end by itself, at a place of its own choice."""
+        self.is_deferred = True
+        try:
+            yield
+        finally:
+            self.is_deferred = False
+        if self.is_made:
+            raise Terminated(TERMINATED)
+
+
+request = _Request()
+
+
+@contextmanager
+def listening():
+    """Let SIGTERM end what is inside by :class:`Terminated`.
+
+    Example
+    -------
+    >>> with listening():
+    ...     signal.raise_signal(signal.SIGTERM)
+    Traceback (most recent call last):
+    merit_modules.training.stopping.Terminated: 143
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals reach the main thread alone
+        return
+    request.__init__()
+    before = signal.signal(signal.SIGTERM, request)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class SavesWhenAsked:
+    """What a Brain does about SIGTERM in training: save, then end.
+
+    Where it saves nothing within an epoch (``ckpt_interval_minutes: 0``), it
+    ends at once.
+    """
+
+    def _fit_train(self, *args, **kwargs):
+        saves = self.checkpointer is not None and (
+            self.ckpt_interval_minutes > 0 or self.ckpt_interval_steps > 0
+        )
+        with request.deferred() if saves else nullcontext():
+            super()._fit_train(*args, **kwargs)
+
+    def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
+        if self.step % self.grad_accumulation_factor != 0:
+            return False  # gradients that wait for a step are not saved
+        if request.is_made:
+            last_ckpt_time, steps_since_ckpt = -math.inf, math.inf  # now
+        return super()._should_save_intra_epoch_ckpt(
+            last_ckpt_time, steps_since_ckpt
+        )
+
+    def _save_intra_epoch_ckpt(self):
+        super()._save_intra_epoch_ckpt()
+        if request.is_made:
+            raise Terminated(TERMINATED)

@@ -1,0 +1,323 @@
+"""A run is what its folder says: sealed, held, begun anew, ended by signal."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from merit_modules.commands.evaluate import evaluate_run
+from merit_modules.errors import InputError
+from merit_modules.evaluation.run_folder import read_results
+from merit_modules.state import DamagedError
+from merit_modules.training import experiment, recipe
+from merit_modules.training.checkpoints import DAMAGED_PREFIX
+from merit_modules.training.seal import SEAL, read_seal
+from tests.conftest import ROOT, write_tiny_experiment
+from tests.helpers.training import last_checkpoint, run_train
+
+SHORT = ("--number_of_epochs", 2, "--stage_2_epochs", 1)
+
+
+@pytest.fixture(scope="module")
+def trained(miniemo, tmp_path_factory):
+    """A YAML file and the folder of a short run that is finished."""
+    place = tmp_path_factory.mktemp("trained")
+    path = write_tiny_experiment(place / "tiny.yaml", miniemo)
+    done = run_train(path, place / "run", *SHORT)
+    assert done.returncode == 0, done.stderr
+    return path, place / "run"
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of it."""
+    path, folder = trained
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    return path, copy
+
+
+def files_of(folder):
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "log.txt"
+    }
+
+
+def weights_of(folder):
+    path = last_checkpoint(folder) / "system.ckpt"
+    return torch.load(path, weights_only=True)
+
+
+def test_a_seal_names_settings_data_labels_and_roots(run):
+    _, folder = run
+    sealed = read_seal(folder)
+    assert sealed["settings"]["top_k"] == 1
+    assert {"train", "valid", "test", "noise of train"} <= set(sealed["data"])
+    assert os.path.isabs(sealed["values"]["speech_root"])
+    assert sealed["values"]["ser_outputs"] == sealed["settings"]["emotions"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda rows: rows.popitem(), r"train: \d+ entries \(\w+\) there"),
+        (lambda rows: rows["a"].update(emo="sad"), "train: "),
+        (lambda rows: rows["a"].update(spk_id="x"), "train: "),
+    ],
+)
+def test_other_data_is_refused_and_nothing_changed(run, change, words):
+    path, folder = run
+    manifest = folder / "save" / "manifests" / "train.json"
+    rows = json.loads(manifest.read_text())
+    rows = {"a": rows.pop(next(iter(rows))), **rows}
+    manifest.write_text(json.dumps(rows))
+    change(rows)
+    manifest.write_text(json.dumps(rows))
+    before = files_of(folder)
+    options = ("--skip_prep", "True", *SHORT)
+    done = run_train(path, folder, *options)
+    assert done.returncode == 2
+    assert "holds a run with other data" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert files_of(folder) == before
+    with pytest.raises(InputError, match=words):
+        evaluate_run([str(folder)])
+
+
+def test_a_corpus_that_changed_leaves_the_manifests(run, monkeypatch):
+    path, folder = run
+    before = files_of(folder)
+
+    def prepare(manifest_folder, **_):
+        manifest = os.path.join(manifest_folder, "train.json")
+        rows = json.loads(open(manifest).read())
+        rows.popitem()
+        with open(manifest, "w") as stream:
+            json.dump(rows, stream)
+
+    monkeypatch.setattr("merit_modules.data.miniemo.prepare_miniemo", prepare)
+    words = [str(path), "--output_folder", str(folder), *map(str, SHORT)]
+    with pytest.raises(InputError, match="other data"):
+        recipe.main(words)
+    assert files_of(folder) == before
+
+
+def test_a_run_that_moved_is_tested_from_its_folder_alone(run, tmp_path):
+    _, folder = run
+    there = tmp_path / "elsewhere" / "moved"
+    there.parent.mkdir()
+    folder.rename(there)
+    before = read_results(there)
+    merit = [sys.executable, "-m", "merit_modules.commands.evaluate"]
+    done = subprocess.run(
+        [*merit, str(there)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (
+        "Evaluated before: unseen_0dB"
+        in done.stdout + done.stderr + done.stdout
+    )
+    assert read_results(there)["conditions"] == before["conditions"]
+
+
+def test_audio_that_moved_is_asked_for(run, tmp_path):
+    _, folder = run
+    root = read_seal(folder)["values"]["speech_root"]
+    words = [str(folder), "--speech_root", str(tmp_path / "gone")]
+    with pytest.raises(InputError, match=r"speech_root: .*--speech_root DIR"):
+        evaluate_run(words)
+    (tmp_path / "link").symlink_to(root)
+    again = evaluate_run([str(folder), "--speech_root", f"{tmp_path}/link"])
+    assert again["conditions"] == read_results(folder)["conditions"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("lr: 0.", "lr: 1."), ("\ntop_k:", "\nutop_k:")]
+)
+def test_a_yaml_that_was_changed_by_hand(run, old, new):
+    _, folder = run
+    path = folder / "composed.yaml"
+    text = path.read_text()
+    assert old in text or "lr" in old
+    path.write_text(text.replace("lr: 1.0e-3", "lr: 1.0e-4").replace(old, new))
+    with pytest.raises(InputError, match="differ from seal.json in"):
+        evaluate_run([str(folder)])
+
+
+def test_a_seal_that_was_changed_by_hand(run):
+    _, folder = run
+    text = (folder / SEAL).read_text()
+    (folder / SEAL).write_text(text.replace('"top_k": 1', '"top_k": 2'))
+    with pytest.raises(DamagedError, match="seal.json: damaged, or changed"):
+        evaluate_run([str(folder)])
+
+
+def test_beginning_anew_keeps_the_old_run(run):
+    path, folder = run
+    before = files_of(folder)
+    done = run_train(path, folder, "--start_over", "--top_k", 2, *SHORT)
+    assert done.returncode == 0, done.stderr
+    aside = folder.with_name("run.1")
+    assert f"the run there is now {aside}" in done.stdout + done.stderr
+    assert files_of(aside) == before
+    assert read_seal(folder)["settings"]["top_k"] == 2
+    assert read_seal(aside)["settings"]["top_k"] == 1
+
+
+def test_two_trainings_on_one_folder(tiny_experiment, tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, "train.py", str(tiny_experiment)]
+    command += ["--output_folder", str(folder), "--noprogressbar"]
+    first, second = (
+        subprocess.Popen(
+            [*command, *map(str, SHORT)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(2)
+    )
+    told = first.communicate()[0], second.communicate()[0]
+    assert sorted([first.returncode, second.returncode]) == [0, 2], told
+    refused = told[first.returncode == 0]
+    winner = first if first.returncode == 0 else second
+    assert f"process {winner.pid} is at work there" in refused
+    assert "Traceback" not in refused
+
+
+END = """
+import os, signal, sys
+sys.path.insert(0, {root!r})
+from merit_modules.training.brain import JointBrain
+from merit_modules.training import experiment, recipe
+
+def end_in_the_middle(self, *args):
+    if self.optimizer_step == 2 and not hasattr(self, "ended"):
+        self.ended = True
+        os.kill(os.getpid(), signal.SIGTERM)
+
+JointBrain.on_fit_batch_end = end_in_the_middle
+sys.exit(experiment.as_command(recipe.main))
+"""
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_sigterm_saves_and_ends(tiny_experiment, tmp_path, accumulate):
+    options = ["--grad_accumulation_factor", accumulate, *SHORT]
+    whole, ended = tmp_path / "whole", tmp_path / "ended"
+    assert run_train(tiny_experiment, whole, *options).returncode == 0
+    words = [str(tiny_experiment), "--output_folder", str(ended)]
+    words += ["--noprogressbar", *map(str, options)]
+    done = subprocess.run(
+        [sys.executable, "-c", END.format(root=str(ROOT)), *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 143, done.stderr
+    assert (
+        "ended by SIGTERM; the same command goes on"
+        in done.stdout + done.stderr
+    )
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "intra-epoch_ckpt" in (
+        last_checkpoint(ended) / "CKPT.yaml"
+    ).read_text().replace("_", "-").replace(
+        "intra-epoch-ckpt", "intra-epoch_ckpt"
+    )
+    assert run_train(tiny_experiment, ended, *options).returncode == 0
+    expected, got = weights_of(whole), weights_of(ended)
+    for name in expected:
+        assert torch.equal(expected[name], got[name]), name
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [flip, cut, empty])
+@pytest.mark.parametrize(
+    "name", ["system.ckpt", "optimizer.ckpt", "counter.ckpt", "CKPT.yaml"]
+)
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(run, damage, name):
+    path, folder = run
+    expected = weights_of(folder)
+    last = last_checkpoint(folder)
+    damage(last / name)
+    done = run_train(path, folder, *SHORT)
+    assert done.returncode == 0, done.stderr
+    assert f"{last / name}: damaged" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    if name != "CKPT.yaml":
+        assert last.with_name(DAMAGED_PREFIX + last.name).is_dir()
+    got = weights_of(folder)
+    for key in expected:
+        assert torch.equal(expected[key], got[key]), key
+
+
+def test_when_all_are_damaged_nothing_begins(run):
+    path, folder = run
+    for checkpoint in (folder / "save").glob("CKPT+*"):
+        flip(checkpoint / "optimizer.ckpt")
+    before = files_of(folder)
+    done = run_train(path, folder, *SHORT)
+    assert done.returncode == 2
+    assert "no checkpoint is whole" in done.stdout + done.stderr
+    assert "--start_over" in done.stdout + done.stderr
+    assert files_of(folder) == before
+
+
+def test_testing_takes_the_next_best(run):
+    _, folder = run
+    best = last_checkpoint(folder)
+    flip(best / "system.ckpt")
+    results = evaluate_run([str(folder)])
+    assert results["validation"]["epoch"] == 1
+    assert best.is_dir(), "a test sets nothing aside"
+
+
+@pytest.mark.parametrize("damage", [flip, cut, empty])
+@pytest.mark.parametrize("name", ["results.json", "scores.csv"])
+def test_damaged_scores_are_made_again(run, damage, name, capfd):
+    _, folder = run
+    before = read_results(folder)
+    damage(folder / name)
+    again = evaluate_run([str(folder)])
+    for old, new in zip(before["conditions"], again["conditions"]):
+        assert {**old, "seconds": 0} == {**new, "seconds": 0}
+
+
+def test_the_lock_is_given_back(run):
+    path, folder = run
+    words = [str(path), "--output_folder", str(folder), "--lr", "7"]
+    assert experiment.as_command(recipe.main, words) == 2
+    assert run_train(path, folder, *SHORT).returncode == 0
+
+
+def test_signals_are_as_before_afterwards():
+    before = signal.getsignal(signal.SIGTERM)
+    assert experiment.as_command(lambda argv: None, []) == 0
+    assert signal.getsignal(signal.SIGTERM) == before
