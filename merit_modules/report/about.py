@@ -8,12 +8,14 @@ from merit_modules.report.writers import Extra
 _HOW = {
     "bootstrap": "paired bootstrap over speakers ({n} resamples)",
     "permutation": "paired permutation of speakers (at most {n} of them)",
-    "subsets": "two-tailed paired t-test over 40 random subsets (where a "
-    "condition has fewer than 40 utterances: paired bootstrap over speakers)",
-    "mcnemar": "McNemar's test on the decisions (all else: paired "
-    "bootstrap over speakers, {n} resamples)",
-    "wilcoxon": "Wilcoxon's signed-rank test on the scores of utterances "
-    "(emotions: paired bootstrap over speakers, {n} resamples)",
+    "subsets": "two-tailed paired t-test over 40 random subsets, taken for "
+    "independent (where a condition has fewer than 40 utterances: paired "
+    "bootstrap over speakers)",
+    "mcnemar": "McNemar's test on the decisions, taken for independent (all "
+    "else: paired bootstrap over speakers, {n} resamples)",
+    "wilcoxon": "Wilcoxon's signed-rank test on the scores of utterances, "
+    "taken for independent (emotions: paired bootstrap over speakers, {n} "
+    "resamples)",
 }
 
 _NOT_STATED = "not stated"
