@@ -106,11 +106,33 @@ def markdown(text):
     Example
     -------
     >>> print(markdown("a|b <script> [x](javascript:1) snr_5 *"))
-    a\|b &lt;script&gt; \[x\](javascript:1) snr_5 \*
+    a\|b &lt;script> \[x\](javascript:1) snr_5 \*
     """
     line = terminal(" ".join(str(text).split()))
     line = _ENTITY.sub("&amp;", _MARKDOWN.sub(r"\\\g<0>", line))
-    return line.replace("<", "&lt;").replace(">", "&gt;")
+    return line.replace("<", "&lt;")
+
+
+def markdown_code(text):
+    r"""Escape text for Markdown and set it as code.
+
+    Arguments
+    ---------
+    text : str
+        Any text.
+
+    Returns
+    -------
+    str
+        Markdown in one line.
+
+    Example
+    -------
+    >>> print(markdown_code("a`b*"))
+    `a'b*`
+    """
+    line = terminal(" ".join(str(text).split()))
+    return "`" + line.replace("`", "'") + "`"
 
 
 def latex(text):
@@ -143,7 +165,7 @@ def spreadsheet(value):
     Arguments
     ---------
     value : object
-        Text, or a number, which stays one.
+        Text, or a number, which stays one. Lines stay lines.
 
     Returns
     -------
@@ -157,7 +179,7 @@ def spreadsheet(value):
     """
     if not isinstance(value, str) or _NUMBER.fullmatch(value):
         return value
-    return _FORMULA.sub(r"\1\2'", terminal(value))
+    return _FORMULA.sub(r"\1\2'", terminal(value, keep="\n"))
 
 
 class _Record(logging.LogRecord):

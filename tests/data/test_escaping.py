@@ -39,6 +39,7 @@ ORDINARY = [
         "2026-11",
     ),
 ]
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 NUMBERS = ["-5", "-0.25", "+3", "1e-5", "-1.5E+3", ".5", -5, 2.5, None]
 
 
@@ -56,7 +57,7 @@ def unseen(text, besides=""):
 @given(name=NAMES)
 def test_no_control_character_survives(escape, name):
     shown = escape(name)
-    assert not unseen(shown, "\n" if escape is html else "")
+    assert not unseen(shown, "\n" if escape in (html, spreadsheet) else "")
     shown.encode()  # no half of a surrogate pair, either
 
 
@@ -116,20 +117,19 @@ def test_latex_is_text(name):
 @example("\t=1+1")
 @example("'=1")
 def test_no_cell_is_a_formula(name):
+    if NUMBER.fullmatch(name):
+        return
     stream = io.StringIO()
     csv.writer(stream).writerow([spreadsheet(name), "a"])
     for separator in ",;":
         stream.seek(0)
         for cell in next(csv.reader(stream, delimiter=separator)):
-            if not re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", cell):
-                assert (
-                    cell.strip()[:1] not in set("=+-@\t\r＝＋－＠") or not cell
-                )
+            assert (cell.strip() or " ")[0] not in "=+-@\t\r＝＋－＠"
 
 
 @given(NAMES, NAMES)
 def test_what_begins_a_formula_stays_different(one, other):
-    one, other = terminal(one), terminal(other)
+    one, other = terminal(one, '\n'), terminal(other, '\n')
     same = spreadsheet(one) == spreadsheet(other)
     assert same == (one == other)
 

@@ -69,9 +69,10 @@ def results_table(results, markdown=False):
     notes = _notes(conditions, metrics)
     if notes:
         mark, bullet = (rf"\{_MARK}", "- ") if markdown else (_MARK, "")
-        shown = escaping.markdown if markdown else escaping.terminal
+        if markdown:
+            notes = map(escaping.markdown, notes)
         lines += ["", f"{mark} mean of fewer utterances:"]
-        lines += [bullet + shown(note) for note in notes]
+        lines += [bullet + note for note in notes]
     return "\n".join(lines)
 
 
@@ -183,11 +184,6 @@ def _as_text(rows):
 
 
 def _as_markdown(rows):
-    header, *body = rows
+    header, *body = [[escaping.markdown(c) for c in row] for row in rows]
     rule = ["---"] + ["---:"] * (len(header) - 1)
-    header = map(escaping.markdown, header)
-    body = [
-        [escaping.markdown(name), *(cell.replace("*", r"\*") for cell in cells)]
-        for name, *cells in body
-    ]
     return [f"| {' | '.join(row)} |" for row in (header, rule, *body)]
