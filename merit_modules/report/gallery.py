@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
+from merit_modules.errors import InputError
 from merit_modules.evaluation.conditions import varied
 from merit_modules.evaluation.metrics.table import number
 from merit_modules.evaluation.routing_log import read_routing
@@ -138,8 +139,14 @@ def draw_all(study, tables, columns, routing, folder):
     for run in study.runs:
         path = run.folder / "gradient_conflict.json"
         if path.is_file() and run.system not in measured:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            measured[run.system] = content["measurements"]
+            try:
+                content = json.loads(path.read_text(encoding="utf-8"))
+                measured[run.system] = content["measurements"]
+                draw_conflict({"": content["measurements"]})
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise InputError(
+                    f"{path}: expected the measurements of a run: {error!r}"
+                ) from None
     add(
         draw_conflict(measured),
         "gradient_conflict",
@@ -209,12 +216,12 @@ def _example(key, about, runs, study, folder):
         for heading, side in (NOISY, "noisy"), (system, "enhanced"):
             file = here / f"{utt_id}_{side}.wav"
             if file.is_file():
-                wavs[heading], rate_hz = soundfile.read(file)
+                wavs[heading], rate_hz = _read(file)
         if archive.is_file():
             routings[system] = read_routing(archive).of(utt_id)
     file = here / f"{utt_id}_clean.wav"
     if file.is_file():
-        wavs[_CLEAN], rate_hz = soundfile.read(file)
+        wavs[_CLEAN], rate_hz = _read(file)
     title = f"{condition}: {utt_id}, {_label(about, study.attributes)}"
     picture = finish(
         draw_example(wavs, rate_hz, routings),
@@ -234,6 +241,17 @@ def _example(key, about, runs, study, folder):
             for side in (NOISY, *said, _CLEAN)
         },
     )
+
+
+def _read(file):
+    """Read an example: one channel, as it was written."""
+    try:
+        wav, rate_hz = soundfile.read(file)
+    except (OSError, soundfile.SoundFileError) as error:
+        raise InputError(f"{file}: expected an example: {error}") from None
+    if wav.ndim != 1 or not len(wav) or not np.isfinite(wav).all():
+        raise InputError(f"{file}: expected an example: it is damaged")
+    return wav, rate_hz
 
 
 def _label(about, attributes):

@@ -482,3 +482,42 @@ def test_what_is_no_name_is_told(tmp_path, values, message):
     change_results(write_run(tmp_path / "a", "base"), **values)
     with pytest.raises(InputError, match=message):
         Study([tmp_path])
+
+
+def damage(content):
+    """Cut it, empty it, flip a byte, replace it by what is none."""
+    middle = len(content) // 2
+    flipped = bytes([content[middle] ^ 0xFF])
+    yield content[:middle]
+    yield b""
+    yield content[:middle] + flipped + content[middle + 1 :]
+    yield b"\xff\xfe{]" * 9
+    yield b"[]"
+
+
+def test_a_damaged_file_is_named_and_gives_no_traceback(tmp_path, capsys):
+    runs = tmp_path / "runs"
+    small = {"n_speakers": 2, "n_per_speaker": 3}
+    run = write_run(runs / "a", "base", **small)
+    write_routing(run, lambda rng, task, row, n: rng.integers(3, size=n))
+    write_examples(run, "clean", ["f0_u001"])
+    measured = [{"step": 1, "groups": {"a": {"cosine": 0.1}}}]
+    path = run / "gradient_conflict.json"
+    path.write_text(json.dumps({"measurements": measured}))
+    command = ["report", str(runs), "--out", str(tmp_path / "out")]
+    command += ["--resamples", "9"]
+    refused = 0
+    files = [p for p in run.rglob("*") if p.is_file() and "5dB" not in p.name]
+    assert len(files) == 7
+    for file in files:
+        content = file.read_bytes()
+        for spoilt in damage(content):
+            file.write_bytes(spoilt)
+            code = merit(command)  # a traceback would come through
+            error = capsys.readouterr().err
+            assert code in (0, 2)
+            assert (code == 0) or str(file) in error, (file, spoilt[:9])
+            refused += code == 2
+        file.write_bytes(content)
+    assert refused > 20
+    assert merit(command) == 0
