@@ -30,11 +30,7 @@ from merit_modules.hparams import explained
 from merit_modules.training.brain import JointBrain
 from merit_modules.training.datasets import Data, check_audio
 from merit_modules.training.defaults import with_defaults
-from merit_modules.training.experiment import (
-    as_command,
-    prepare_data,
-    save_settings,
-)
+from merit_modules.training.experiment import as_command, begin_run
 from merit_modules.training.start import first_experiment, set_weights
 from merit_modules.training.targets import make_target
 
@@ -210,13 +206,13 @@ def train(hparams_file, run_opts, overrides):
     with explained(hparams_file), open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
     hparams = with_defaults(hparams, hparams_file)
-    save_settings(hparams_file, overrides, hparams["output_folder"])
+    # Manifests are made here, by hparams["prepare"].
+    run_on_main(begin_run, args=[hparams_file, overrides, hparams])
     sb.create_experiment_directory(
         experiment_directory=hparams["output_folder"],
         hyperparams_to_save=hparams_file,
         overrides=overrides,
     )
-    run_on_main(prepare_data, args=[hparams])
     data = dataio_prepare(hparams)
 
     def train_first(name):

@@ -111,7 +111,7 @@ _ROOMS = {
         "commands.settings_file=job_log commands.streams"
     ),
     "commands.demo": (
-        "demo.figures demo.files demo.fragments demo.limits=server "
+        "demo.figures demo.files demo.fragments demo.limits=gate "
         "demo.listening demo.page demo.server demo.spectrogram=figures"
     ),
     "cpu": (

@@ -6,6 +6,7 @@ import os
 import sys
 
 from merit_modules import __version__
+from merit_modules.data.escaping import escape_logs, terminal
 from merit_modules.errors import InputError, told
 from merit_modules.files import locale_problem
 from merit_modules.state import let_go
@@ -69,6 +70,7 @@ def main(argv=None):
         parser.print_help()
         return 0
     args.rest = rest
+    escape_logs()
     try:
         for word in [*argv, *rest]:
             if problem := locale_problem(word):
@@ -88,7 +90,7 @@ def main(argv=None):
         message = told(error)
         if message is None:
             raise
-        print(f"error: {message}", file=sys.stderr)
+        print(terminal(f"error: {message}", keep="\n"), file=sys.stderr)
         return 2
     finally:
         let_go()
@@ -102,8 +104,16 @@ def _split(argv):
     return argv[:at], argv[at + 1 :]
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that repeats what it was given as text alone."""
+
+    def error(self, message):
+        """Say what is wrong, and exit."""
+        super().error(terminal(message))
+
+
 def _parser():
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="merit",
         description="Speech enhancement and emotion recognition: use, train "
         "and compare models.",

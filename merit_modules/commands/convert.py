@@ -2,6 +2,8 @@
 
 import sys
 
+from merit_modules.data.escaping import terminal
+
 #: Named here, too, so that the help is there without loading any library.
 RULES = ("exact", "released")
 
@@ -56,7 +58,7 @@ def _run(args):
         padding_rule=args.padding_rule,
         labels=args.labels,
     )
-    print(describe(release))
+    print(terminal(describe(release), keep="\n"))
     print(f"Written: {args.out_dir}")
     return 0
 

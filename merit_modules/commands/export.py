@@ -1,5 +1,6 @@
 """``merit export``: a folder for other people, of a finished run."""
 
+from merit_modules.data.escaping import terminal
 from merit_modules.hparams import parse_overrides
 
 
@@ -77,7 +78,7 @@ def _run(args):
         args.onnx,
         args.trust,
     )
-    print(f"Weights: {weights_text(run.weights)}")
+    print(terminal(f"Weights: {weights_text(run.weights)}"))
     if run.results is None:
         print("The run has not been tested; the card says so.")
     if run.weights.last_epoch < run.hparams["number_of_epochs"]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from merit_modules.commands.processes import Task, run_tasks, threads_each
+from merit_modules.data.escaping import terminal
 from merit_modules.errors import InputError
 from merit_modules.evaluation.run_folder import RESULTS, read_run
 from merit_modules.files import write_atomically
@@ -130,7 +131,7 @@ def _run(args):
         raise KeyboardInterrupt
     _write_summary(out, jobs, failed)
     for name, reason in failed.items():
-        print(f"failed: {name}: {reason}", file=sys.stderr)
+        print(terminal(f"failed: {name}: {reason}"), file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -342,4 +343,5 @@ def _write_summary(out, jobs, failed):
     text = json.dumps(summary, indent=2, allow_nan=False)
     write_atomically(out / "summary.json", text + "\n")
     write_atomically(out / "summary.md", summary_table(summary) + "\n")
-    print(f"\n{summary_table(summary)}\n\nSummary: {out}/summary.json")
+    table = terminal(summary_table(summary), keep="\n")
+    print(f"\n{table}\n\nSummary: {out}/summary.json")

@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from merit_modules.data.escaping import terminal
+
 GRACE_S = 60.0  # for a process to end by itself after an interrupt
 _POLL_S = 0.1
 _TAIL_BYTES = 4096
@@ -197,7 +199,8 @@ def _reason(code, log):
         stream.seek(max(0, os.path.getsize(log) - _TAIL_BYTES))
         text = stream.read().decode(errors="replace")
     lines = [line.strip() for line in re.split(r"[\r\n]", text)]
-    return f"{ended}: {next(line for line in reversed(lines) if line)}"
+    last = next(line for line in reversed(lines) if line)
+    return f"{ended}: {terminal(last)}"
 
 
 def _end(running, interrupts, grace_s):

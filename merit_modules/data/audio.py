@@ -158,13 +158,15 @@ def raise_if_broken(problems, what):
     raise InputError("\n".join(lines))
 
 
-def open_audio(path):
+def open_audio(path, max_values=None):
     """Open a file whose header makes sense; the caller closes it.
 
     Arguments
     ---------
     path : str or Path
         A file that libsndfile reads.
+    max_values : int, optional
+        Most samples, of all channels together.
 
     Returns
     -------
@@ -174,7 +176,8 @@ def open_audio(path):
     Raises
     ------
     InputError
-        If the file is missing, unreadable, empty or cut off.
+        If the file is missing, unreadable, empty, cut off or too large; the
+        last without decoding more than that.
 
     Example
     -------
@@ -188,20 +191,25 @@ def open_audio(path):
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the audio file is empty (0 bytes)")
     try:
-        audio, doubt = open_container(path)
+        audio, doubt = open_container(path, max_values)
     except (soundfile.SoundFileError, TypeError, OSError) as error:
         raise unreadable(path, error) from None
     audio.doubts = {"length": doubt} if doubt else {}
     try:
-        _check_length(path, audio)
+        _check_length(path, audio, max_values)
     except InputError:
         audio.close()
         raise
     return audio
 
 
-def _check_length(path, audio):
+def _check_length(path, audio, max_values):
     """Raise unless a file holds samples, and as many as it promises."""
+    if max_values and audio.frames * audio.channels > max_values:
+        raise InputError(
+            f"{path}: too large: expected at most {max_values} samples over "
+            f"all channels, got {audio.frames} x {audio.channels} or more"
+        )
     if audio.frames <= 0:
         raise InputError(f"{path}: the audio file is empty (no samples)")
     for promised, present in _SHORTER_THAN_PROMISED.findall(audio.extra_info):

@@ -26,13 +26,16 @@ _BLOCK = 2**16
 _FFMPEG_FORMATS = "mov,matroska,webm,asf,aac,amr,mp3,ogg,flac,wav,3gp"
 
 
-def open_container(path):
+def open_container(path, max_values=None):
     """Open an audio file that knows how many samples it holds.
 
     Arguments
     ---------
     path : str or Path
         An audio file.
+    max_values : int, optional
+        Of a file that has to be decoded to be counted, how many samples of
+        all channels, and hardly more.
 
     Returns
     -------
@@ -58,7 +61,7 @@ def open_container(path):
     """
     path = Path(path)
     if path.suffix.lower() in FFMPEG_SUFFIXES:
-        return soundfile.SoundFile(_decode_by_ffmpeg(path)), None
+        return soundfile.SoundFile(_decode_by_ffmpeg(path, max_values)), None
     with open(path, "rb") as stream:
         head = stream.read(12)
         if head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:] == b"WAVE":
@@ -67,10 +70,12 @@ def open_container(path):
             _check_big_endian(path, stream)
         elif head[:4] == b"fLaC":
             if _flac_length(stream) == 0:
-                return _counted(path, soundfile.SoundFile.__init__), None
+                return _counted(
+                    path, soundfile.SoundFile.__init__, max_values
+                ), None
         elif head[:3] == b"ID3" or _is_mp3_frame(head):
             if not _states_its_length(path, stream):
-                return _counted(path, _open_pipe), None
+                return _counted(path, _open_pipe, max_values), None
     return soundfile.SoundFile(path), None
 
 
@@ -87,7 +92,7 @@ class _Forward(soundfile.SoundFile):
         return self.n_counted
 
 
-def _counted(path, opener):
+def _counted(path, opener, max_values):
     """Open a file twice: to count its samples, and to read them."""
     n_samples = 0
     for counting in (True, False):
@@ -99,6 +104,8 @@ def _counted(path, opener):
         with audio:
             while n_read := len(audio.read(_BLOCK, "float32", always_2d=True)):
                 n_samples += n_read
+                if max_values and n_samples * audio.channels > max_values:
+                    break
 
 
 def _open_pipe(audio, path):
@@ -271,7 +278,7 @@ def _check_big_endian(path, stream):
         start += length + length % 2
 
 
-def _decode_by_ffmpeg(path):
+def _decode_by_ffmpeg(path, max_values):
     """Return a temporary WAV file of what ffmpeg hears in a file."""
     ffmpeg = shutil.which("ffmpeg")
     if ffmpeg is None:
@@ -279,6 +286,8 @@ def _decode_by_ffmpeg(path):
             f"{path}: {path.suffix} files are read by ffmpeg, which is not "
             "installed; install it, or convert the file to WAV or FLAC"
         )
+    # Two bytes each, a header, and enough to see that there is more.
+    limit = ["-fs", str(2 * max_values + _BLOCK)] if max_values else []
     decoded = tempfile.TemporaryFile()
     done = subprocess.run(
         [
@@ -286,7 +295,7 @@ def _decode_by_ffmpeg(path):
             *("-protocol_whitelist", "file,pipe"),
             *("-format_whitelist", _FFMPEG_FORMATS),
             *("-i", f"file:{path}", "-map", "0:a:0"),
-            *("-c:a", "pcm_s16le", "-f", "wav", "pipe:1"),
+            *("-c:a", "pcm_s16le", *limit, "-f", "wav", "pipe:1"),
         ],
         stdout=decoded,
         stderr=subprocess.PIPE,

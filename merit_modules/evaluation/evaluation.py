@@ -8,6 +8,7 @@ from speechbrain.utils.data_utils import batch_pad_right
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 
+from merit_modules.data.escaping import terminal
 from merit_modules.data.mixing import write_recipes
 from merit_modules.errors import InputError
 from merit_modules.evaluation.conditions import ConditionScores
@@ -445,7 +446,7 @@ def evaluate_conditions(
         evaluation.beyond_scores(
             conditions, removal_conditions, cost_duration_s
         )
-    print(results_table(results))
+    print(terminal(results_table(results), keep="\n"))
     print(f"\nAll results: {output_folder}/results.json")
     return results
 

@@ -22,26 +22,25 @@ def speech_lines(run, about):
     Returns
     -------
     list of str
-        Lines of a Markdown list.
+        Sentences, in plain text.
     """
     name = run.hparams["corpus_name"]
     language = ", ".join(about.language or ["not stated"])
     lines = [
-        f"- Corpus: {name}; {KINDS[about.kind]}; language: {language}; "
-        f"access: {about.access or 'not stated'}"
-        + (f" (<{about.url}>)" if about.url else "")
-        + (f". {' '.join(about.citation.split())}." if about.citation else ".")
+        f"Corpus: {name}; {KINDS[about.kind]}; language: {language}; "
+        f"access: {about.access or 'not stated'}."
+        + (f" {about.citation}." if about.citation else "")
     ]
     if run.hparams["train_mixtures"]:
         lines.append(
-            "- Trained on mixtures that were made before the run; how many "
+            "Trained on mixtures that were made before the run; how many "
             "was not written down."
         )
     splits = ["valid", *run.hparams["test_sets"]]
     if not run.hparams["train_mixtures"]:
         splits.insert(0, "train")
     for split in splits:
-        lines.append(f"- {split}: {_size(run, split)}.")
+        lines.append(f"{split}: {_size(run, split)}.")
     return lines
 
 
@@ -112,15 +111,15 @@ def noise_lines(run):
     Returns
     -------
     list of str
-        Lines of a Markdown list.
+        Sentences, in plain text.
     """
     snr = run.hparams["train_snr_db"]
     if run.hparams["train_mixtures"]:
         return []
     if snr is None:
-        return ["- Noise: none, trained on the recordings as they are."]
+        return ["Noise: none, trained on the recordings as they are."]
     return [
-        f"- Noise: {noise_size(run, 'noise_train')}; mixed in anew in every "
+        f"Noise: {noise_size(run, 'noise_train')}; mixed in anew in every "
         f"epoch, at {snr_text(snr)}."
     ]
 
@@ -173,14 +172,14 @@ def training_lines(run):
     Returns
     -------
     list of str
-        Lines of a Markdown list.
+        Sentences, in plain text.
     """
     hparams, weights = run.hparams, run.weights
     planned = hparams["number_of_epochs"]
-    line = f"- Seed {hparams['seed']}, {weights.last_epoch} epochs"
+    line = f"Seed {hparams['seed']}, {weights.last_epoch} epochs"
     if weights.last_epoch < planned:
         line += f" of {planned} that were planned: the training was cut short"
-    return [line + ".", f"- Weights: {weights_text(weights)}"]
+    return [line + ".", f"Weights: {weights_text(weights)}"]
 
 
 def weights_text(weights):
@@ -247,6 +246,47 @@ def _brings_ssl(parts):
     return parts == "all" or "ssl_encoder" in parts
 
 
+def general_limits(tasks, labels, sample_rate_hz):
+    """Say what holds for any model of this kind.
+
+    Arguments
+    ---------
+    tasks : sequence of str
+        What it does: ``se``, ``ser``.
+    labels : sequence of str or None
+        Its classes; None if it has attributes.
+    sample_rate_hz : int
+        Its sample rate.
+
+    Returns
+    -------
+    list of str
+        Sentences, in plain text.
+
+    Example
+    -------
+    >>> general_limits(["se"], None, 16000)
+    ['Frequencies above 8000 Hz are not used, and enhanced speech holds none.']
+    """
+    lines, recognises = [], "ser" in tasks
+    if recognises and labels is not None:
+        lines.append(
+            f"Emotion: it knows {', '.join(labels)} and nothing else, "
+            "and gives one of them for any input, silence included."
+        )
+    lines.append(
+        f"Frequencies above {sample_rate_hz // 2} Hz are not used"
+        + (", and enhanced speech holds none." if "se" in tasks else ".")
+    )
+    if recognises:
+        lines.append(
+            "What it says of an emotion is an estimate from the sound of a "
+            "voice, often wrong. It is not for decisions about people: "
+            "hiring, schools, police, borders, insurance, health."
+        )
+    return lines
+
+
 _MODELS = {"wavlm": "WavLM", "hubert": "HuBERT", "wav2vec2": "wav2vec 2.0"}
 
 
@@ -284,23 +324,23 @@ def system_lines(run):
     Returns
     -------
     list of str
-        Lines of a Markdown list.
+        Sentences, in plain text.
     """
     system = run.system
     sizes = count_parameters(system)
     start, _ = ssl_start(run)
     lines = [
-        f"- System: `{run.hparams['system_name']}` of merit_modules.",
-        f"- SSL encoder: {_encoder_text(system.ssl_encoder)}; {start}.",
-        f"- {_features_text(system)}",
-        f"- Parameters: {_millions(sizes['total'])}"
+        f"System: {run.hparams['system_name']} of merit_modules.",
+        f"SSL encoder: {_encoder_text(system.ssl_encoder)}; {start}.",
+        _features_text(system),
+        f"Parameters: {_millions(sizes['total'])}"
         + (
             f", of which a frame can touch {_millions(sizes['active'])}"
             if sizes["active"] < sizes["total"]
             else ""
         )
         + ".",
-        f"- Input: mono speech, {run.hparams['sample_rate_hz']} Hz (files of "
+        f"Input: mono speech, {run.hparams['sample_rate_hz']} Hz (files of "
         "other rates are converted).",
     ]
     return lines

@@ -9,7 +9,6 @@ from merit_modules.export.card_metadata import corpus_about
 from merit_modules.export.finished_run import read_finished_run
 from merit_modules.pretrained import check_replaceable, save_folder
 from merit_modules.pretrained.save import ONNX_FILES
-from merit_modules.state import hold
 
 
 def export_run(
@@ -77,7 +76,6 @@ def export_run(
     about = corpus_about(run.hparams, about)
     # First, since it counts parameters, which quantised layers have none of.
     card = model_card(run, about, folder.resolve().name, int8)
-    hold(folder)
     system = run.system
     if int8:
         system = quantize_(copy.deepcopy(system) if onnx else system)
@@ -86,7 +84,7 @@ def export_run(
         folder,
         run.labels,
         run.hparams["sample_rate_hz"],
-        about=about_run(run, int8),
+        about=about_run(run, about, int8),
         facts=_facts(run),
         card=card,
     )

@@ -28,11 +28,13 @@ class FileSource:
     ---------
     path : str or Path
         The file.
+    max_values : int, optional
+        Most samples, of all channels together.
 
     Raises
     ------
     InputError
-        If it is missing, unreadable, empty or cut off.
+        If it is missing, unreadable, empty, cut off or too large.
 
     Example
     -------
@@ -43,9 +45,9 @@ class FileSource:
     (8000, [4000])
     """
 
-    def __init__(self, path):
+    def __init__(self, path, max_values=None):
         self.name = str(path)
-        with open_audio(path) as audio:
+        with open_audio(path, max_values) as audio:
             self.sample_rate_hz = audio.samplerate
             self.n_channels = audio.channels
             self.n_samples = audio.frames

@@ -14,7 +14,7 @@ from merit_modules.names import exports
 __getattr__, __all__ = exports(
     __name__,
     {
-        "load": "PARTS encoder_of load_folder load_parts",
+        "load": "PARTS encoder_of load_folder load_parts read_about",
         "weights": "load_weights",
         "save": "ABOUT_FILE CARD_FILE FolderPretrainer HPARAMS_FILE "
         "WEIGHTS_FILE check_replaceable label_encoder save_folder system_yaml",

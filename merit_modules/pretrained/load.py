@@ -8,13 +8,18 @@ from ruamel.yaml.error import YAMLError
 
 from merit_modules.errors import InputError
 from merit_modules.hparams import load_hparams
-from merit_modules.pretrained.save import HPARAMS_FILE, WEIGHTS_FILE
-from merit_modules.pretrained.trust import check_files
+from merit_modules.pretrained.save import (
+    ABOUT_FILE,
+    HPARAMS_FILE,
+    WEIGHTS_FILE,
+)
+from merit_modules.pretrained.trust import check_files, read_bounded
 from merit_modules.pretrained.weights import (
     check_fit,
     load_weights,
     read_weights,
 )
+from merit_modules.state import read_state
 
 #: Parts of a system that another one can start from. The normaliser is none
 #: of them: its statistics are those of a training set.
@@ -30,6 +35,39 @@ _SILENT_SSL_KEYS = (
     "max_bucket_distance",
     "num_attention_heads",
 )
+
+
+def read_about(folder):
+    """Read what a folder says of its weights.
+
+    Arguments
+    ---------
+    folder : str or Path
+        What :func:`save_folder` wrote.
+
+    Returns
+    -------
+    dict
+        The content of ``about.json``; empty without it.
+
+    Raises
+    ------
+    InputError
+        If that file is damaged.
+
+    Example
+    -------
+    >>> read_about(getfixture("tmp_path"))
+    {}
+    """
+    path = Path(folder) / ABOUT_FILE
+    if not path.is_file():
+        return {}
+    read_bounded(path)
+    try:
+        return read_state(path)
+    except RecursionError as error:
+        raise InputError(f"{path}: cannot be read as JSON: {error}") from None
 
 
 def load_folder(folder, trust=False, **changes):

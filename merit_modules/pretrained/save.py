@@ -3,13 +3,11 @@
 What is in it: see :mod:`merit_modules.pretrained.load`, which loads it.
 """
 
-import json
 import os
 import shutil
 from pathlib import Path
 
 import safetensors
-import safetensors.torch
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.fetching import FetchSource
 from speechbrain.utils.parameter_transfer import Pretrainer
@@ -25,7 +23,13 @@ from merit_modules.pretrained.description import (
     describe,
     to_yaml,
 )
-from merit_modules.pretrained.weights import load_weights, versions
+from merit_modules.pretrained.weights import (
+    YAML_DIGEST,
+    load_weights,
+    versions,
+    write_weights,
+)
+from merit_modules.state import file_digest, hold, write_state
 
 HPARAMS_FILE = "hyperparams.yaml"
 WEIGHTS_FILE = "model.safetensors"
@@ -131,7 +135,8 @@ def save_folder(
     Raises
     ------
     InputError
-        If the folder holds anything else, or cannot be written.
+        If the folder holds anything else, cannot be written, or is held by
+        another process.
 
     Example
     -------
@@ -143,21 +148,21 @@ def save_folder(
     """
     folder = Path(folder)
     check_replaceable(folder)
+    hold(folder)
     partial = folder.with_name(f"{folder.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         text = system_yaml(system, labels, sample_rate_hz, facts)
         (partial / HPARAMS_FILE).write_text(text, encoding="utf-8")
-        safetensors.torch.save_file(
-            _own_storage(system.state_dict()), partial / WEIGHTS_FILE
-        )
+        digest = {YAML_DIGEST: file_digest(partial / HPARAMS_FILE)}
+        weights = _own_storage(system.state_dict())
+        write_weights(partial / WEIGHTS_FILE, weights, **digest)
         # safetensors makes files that their owner alone may read.
         shutil.copymode(partial / HPARAMS_FILE, partial / WEIGHTS_FILE)
         (partial / INTERFACE_FILE).write_text(INTERFACE, encoding="utf-8")
         if about is not None:
-            text = json.dumps(about | {"versions": versions()}, indent=2)
-            (partial / ABOUT_FILE).write_text(text + "\n", encoding="utf-8")
+            write_state(partial / ABOUT_FILE, about | {"versions": versions()})
         if card is not None:
             (partial / CARD_FILE).write_text(card, encoding="utf-8")
         for path in partial.iterdir():

@@ -7,6 +7,7 @@ unless the caller says that the folder is trusted.
 """
 
 import contextlib
+import logging
 import re
 import threading
 
@@ -38,7 +39,10 @@ from merit_modules.pretrained.save import (
     FolderPretrainer,
     label_encoder,
 )
-from merit_modules.pretrained.weights import compare_shapes
+from merit_modules.pretrained.weights import YAML_DIGEST, compare_shapes
+from merit_modules.state import file_digest
+
+logger = logging.getLogger(__name__)
 
 _PACKAGE = "merit_modules"
 _WANTED = "expected the folder of a model, or of a run"
@@ -325,6 +329,7 @@ def check_files(path, weights):
     try:
         with safetensors.safe_open(weights, "pt") as file:
             found = {k: _Shape(file.get_slice(k)) for k in file.keys()}
+            stated = (file.metadata() or {}).get(YAML_DIGEST)
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(f"{weights}: cannot be read: {error}") from error
     n_most = _SLACK * sum(part.shape.numel() for part in found.values())
@@ -341,6 +346,11 @@ def check_files(path, weights):
     problems = compare_shapes(found, expected)
     if problems:
         raise InputError(f"{weights}: does not fit: " + "; ".join(problems[:8]))
+    if stated not in (None, file_digest(path)):
+        logger.warning(
+            f"{path}: damaged, or changed by hand: it is not what its weights "
+            "were written with"
+        )
 
 
 @contextlib.contextmanager
@@ -398,7 +408,7 @@ def read_bounded(path):
     except UnicodeDecodeError:
         raise InputError(f"{path}: expected text in UTF-8") from None
     if len(data) > _LARGEST_FILE:
-        raise InputError(f"{path}: expected a YAML file below 1 MiB")
+        raise InputError(f"{path}: expected a file below 1 MiB")
     return text
 
 

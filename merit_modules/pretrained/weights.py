@@ -12,6 +12,10 @@ import transformers
 
 from merit_modules import __version__
 from merit_modules.errors import InputError
+from merit_modules.state import DamagedError
+
+WEIGHTS_DIGEST = "sha256"  # of the tensors, in a file's header
+YAML_DIGEST = "sha256_of_yaml"  # of the text that builds the model
 
 
 def load_weights(module, path):
@@ -62,7 +66,7 @@ def read_weights(path):
     Raises
     ------
     InputError
-        If it cannot be read.
+        If it cannot be read, or is not what :func:`write_weights` wrote.
 
     Example
     -------
@@ -73,9 +77,41 @@ def read_weights(path):
     {'a': tensor([0., 0.])}
     """
     try:
-        return safetensors.torch.load_file(path)
+        weights = safetensors.torch.load_file(path)
+        with safetensors.safe_open(path, "pt") as file:
+            stated = (file.metadata() or {}).get(WEIGHTS_DIGEST)
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
+    if stated is not None and stated != fingerprint(weights):
+        raise DamagedError(f"{path}: damaged: it is not what was written")
+    return weights
+
+
+def write_weights(path, weights, **notes):
+    """Write a safetensors file that says by a digest whether it is whole.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+    weights : dict
+        Name to tensor.
+    **notes : str
+        More to write into its header.
+
+    Example
+    -------
+    >>> import torch
+    >>> path = getfixture("tmp_path") / "w.safetensors"
+    >>> write_weights(path, {"a": torch.zeros(2)})
+    >>> content = path.read_bytes()
+    >>> _ = path.write_bytes(content[:-1] + b"?")
+    >>> read_weights(path)
+    Traceback (most recent call last):
+    merit_modules.state.DamagedError: ...w.safetensors: damaged: it is not ...
+    """
+    notes[WEIGHTS_DIGEST] = fingerprint(weights)
+    safetensors.torch.save_file(weights, path, metadata=notes)
 
 
 def check_fit(path, found, expected):
@@ -155,13 +191,13 @@ def compare_shapes(found, expected):
     return lines
 
 
-def fingerprint(system):
+def fingerprint(weights):
     """Identify weights: the same for the same values, wherever they are.
 
     Arguments
     ---------
-    system : torch.nn.Module
-        The system.
+    weights : torch.nn.Module or dict
+        A module, or its weights by name.
 
     Returns
     -------
@@ -178,10 +214,15 @@ def fingerprint(system):
     >>> before == fingerprint(layer)
     False
     """
+    if isinstance(weights, torch.nn.Module):
+        weights = weights.state_dict()
+    else:  # a file has an order of its own
+        weights = dict(sorted(weights.items()))
     digest = hashlib.sha256()
-    for name, value in system.state_dict().items():
+    for name, value in weights.items():
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        value = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(value.view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.run_opts import RunOptions
 
+from merit_modules.data.escaping import escape_logs
 from merit_modules.errors import InputError, told
 from merit_modules.files import locale_problem, write_atomically
 from merit_modules.hparams import (
@@ -106,10 +106,11 @@ def load_run(folder, overrides=None, trust=False):
     if "ssl_encoder" in sealed and "ssl_encoder" not in overrides:
         stated.pop("ssl_encoder", None)
         text = re.sub(_SSL_ENCODER, lambda _: sealed["ssl_encoder"], text)
-    settings = settings_of(text, {**stated, **overrides})
+    if sealed:
+        settings = settings_of(text, {**stated, **overrides})
+        stated |= sealed_values(sealed, settings, overrides)
     overrides = {
         **stated,
-        **sealed_values(sealed, settings, overrides),
         **overrides,
         # The manifests are there; what made them may not be.
         "prepare": None,
@@ -182,15 +183,18 @@ def stated_by(folder):
     overrides = parse_overrides(overrides)
     sealed = read_seal(folder)
     if sealed:
-        check_unchanged(folder, sealed, settings_of(text, overrides))
+        with explained(Path(folder) / COMPOSED):
+            settings = settings_of(text, overrides)
+        check_unchanged(folder, sealed, settings)
     return text, overrides
 
 
-def save_settings(hparams_file, overrides, folder):
-    """Write down what a run is made of, if that is what it was begun with.
+def begin_run(hparams_file, overrides, hparams):
+    """Prepare the data of a run and write down what it is made of.
 
     SpeechBrain's ``hyperparams.yaml`` shows the values; here are the YAML file
-    as it is and, beside it, what the command line changed.
+    as it is, beside it what the command line changed, and a seal on both and
+    on the data. From then on the folder is this process's.
 
     Arguments
     ---------
@@ -198,60 +202,41 @@ def save_settings(hparams_file, overrides, folder):
         The YAML file.
     overrides : str
         Keys that were replaced, as YAML.
-    folder : str or Path
-        The run's output folder.
-
-    Raises
-    ------
-    InputError
-        If there are checkpoints of other settings; nothing is changed then.
-    """
-    hparams_file, folder = Path(hparams_file), Path(folder)
-    run_on_main(hold, args=[folder])
-    text = with_absolute_includes(read_text(hparams_file), hparams_file.parent)
-    stated = parse_overrides(overrides)
-    if _is_begun(folder) and (folder / COMPOSED).is_file():
-        check_same_run(folder, described_run(folder), settings_of(text, stated))
-    else:
-        run_on_main((folder / SEAL).unlink, kwargs={"missing_ok": True})
-    options = format_overrides(stated)
-    for name, content in ((COMPOSED, text), (OVERRIDES, options)):
-        run_on_main(write_atomically, args=(folder / name, content))
-
-
-def _is_begun(folder):
-    return any(Path(folder).glob("save/CKPT+*"))
-
-
-def prepare_data(hparams):
-    """Make the manifests of a run and seal it; or see that they are the same.
-
-    Arguments
-    ---------
     hparams : dict
-        Key to value or object.
+        What they make.
 
     Raises
     ------
     InputError
-        If the run was begun with other data or labels. The manifests that it
-        was begun with are still there then.
+        If the folder holds checkpoints of other settings, data or labels;
+        nothing in it is changed then. Or if another process is at work there.
     """
-    folder = Path(hparams["output_folder"])
-    sealed = read_seal(folder) if _is_begun(folder) else {}
-    manifests = Path(hparams.get("manifest_folder") or folder)
-    before = {}
-    if sealed and not hparams["skip_prep"]:
-        before = {p: p.read_text("utf-8") for p in manifests.glob("*.json")}
+    hparams_file, folder = Path(hparams_file), Path(hparams["output_folder"])
+    hold(folder)
+    text = with_absolute_includes(read_text(hparams_file), hparams_file.parent)
+    overrides = parse_overrides(overrides)
+    settings, sealed = settings_of(text, overrides), {}
+    is_begun = any(folder.glob("save/CKPT+*")) and (folder / COMPOSED).is_file()
+    if is_begun:
+        check_same_run(folder, described_run(folder), settings)
+        sealed = read_seal(folder)
+    manifests, before = hparams.get("manifest_folder"), {}
     if not hparams["skip_prep"]:
+        if sealed and manifests:
+            paths = Path(manifests).glob("*.json")
+            before = {path: path.read_text("utf-8") for path in paths}
         hparams["prepare"]()
     try:
         check_same_data(folder, sealed, hparams)
     except InputError:
-        for path, text in before.items():
-            write_atomically(path, text)
+        for path, content in before.items():
+            write_atomically(path, content)
         raise
-    write_seal(folder, described_run(folder), hparams)
+    if not is_begun:  # else an old seal would meet new files
+        (folder / SEAL).unlink(missing_ok=True)
+    write_atomically(folder / COMPOSED, text)
+    write_atomically(folder / OVERRIDES, format_overrides(overrides))
+    write_seal(folder, settings, hparams)
 
 
 def usage(about, argv):
@@ -323,6 +308,7 @@ def as_command(main, argv=None):
     2
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    escape_logs()
     try:
         if {"-h", "--help"} & set(argv):
             print(usage(sys.modules[main.__module__].__doc__, argv))

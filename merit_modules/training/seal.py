@@ -280,19 +280,19 @@ def data_of(hparams):
             hparams["test_annotation"], "test_set", hparams["test_sets"]
         ),
     }
-    noises = ["train", "valid", *hparams["test_noise_sets"]]
-    found = files_of(hparams["noise_annotation"], "noise_set", noises)
-    files |= {f"noise of {name}": path for name, path in found.items()}
+    names = ["train", "valid", *hparams["test_noise_sets"]]
+    noises = files_of(hparams["noise_annotation"], "noise_set", names)
+    noises = {f"noise of {name}": path for name, path in noises.items()}
     return {
-        name: _manifest_digest(path)
-        for name, path in files.items()
+        name: _manifest_digest(path, "noise" if name in noises else None)
+        for name, path in (files | noises).items()
         # What was mixed before is in no manifest.
         if Path(path).is_file() or not hparams["train_mixtures"]
     }
 
 
-def _manifest_digest(path):
-    entries = read_manifest(path, "")
+def _manifest_digest(path, kind):
+    entries = read_manifest(path, "", kind)
     rows = [
         [item, {**entry, "wav": PurePath(entry["wav"]).name}]
         for item, entry in entries.items()
@@ -386,8 +386,6 @@ def sealed_values(sealed, settings, overrides):
     >>> sealed_values(sealed, settings, {"folder": "/b"})
     {'labels': ['x']}
     """
-    if not sealed:
-        return {}
     before, now = sealed["settings"], _as_json(settings)
 
     def is_replaced(key):

@@ -1,7 +1,18 @@
 """The page of a model without a browser: what is drawn, kept and refused."""
 
+import asyncio
+import contextlib
+import http.client
+import io
 import json
+import os
+import re
+import shutil
+import socket
 import sys
+import threading
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,15 +20,23 @@ import soundfile
 import torch
 
 from merit_modules.commands.__main__ import main
-from merit_modules.commands.demo import fragments
+from merit_modules.commands.about import about_model
+from merit_modules.commands.demo import fragments, gate
+from merit_modules.commands.demo.example import example_recording
 from merit_modules.commands.demo.figures import (
     draw_timeline,
     expert_shares,
     spectrogram_db,
 )
 from merit_modules.commands.demo.files import SessionFiles
+from merit_modules.commands.demo.gate import (
+    MARGIN_BYTES,
+    BodyLimit,
+    OwnHosts,
+    impatient_protocol,
+)
 from merit_modules.commands.demo.listening import listen
-from merit_modules.commands.demo.server import BodyLimit
+from merit_modules.data.audio import open_audio
 from merit_modules.errors import InputError
 from merit_modules.heads.se import SEHead
 from merit_modules.heads.ser import AttentiveStatsPooling, SERHead
@@ -193,26 +212,84 @@ def test_files_go_when_nobody_needs_them(tmp_path):
     upload = tmp_path / "hash" / "a.wav"
     upload.parent.mkdir()
     upload.write_bytes(b"speech")
-    # Two visitors have the same file: it goes with the second one.
+    # An upload stays for another analysis; two visitors have the same file.
     files.claim("bob", upload)
-    with files.work("ann", upload) as (path, first):
-        assert path == upload and first.is_dir()
-    assert upload.is_file() and first.is_dir()
-    with files.work("bob", upload):
-        pass
+    for _ in range(2):
+        with files.work("ann", upload) as (path, first):
+            assert path == upload and first.is_dir()
+        assert upload.is_file() and first.is_dir()
+    files.end("ann")
+    assert upload.is_file() and not first.exists()
+    with files.work("bob", upload) as (_, first):
+        files.claim("bob", None)
+        assert upload.exists()  # it is being read
     assert not upload.parent.exists()
     # New results replace earlier ones, errors do not.
     upload = tmp_path / "b.wav"
     upload.write_bytes(b"speech")
-    with pytest.raises(InputError), files.work("ann", upload) as (_, failed):
+    with pytest.raises(InputError), files.work("bob", upload) as (_, failed):
         raise InputError("no audio")
-    assert first.is_dir() and not failed.exists() and not upload.exists()
-    upload.write_bytes(b"speech")
-    with files.work("ann", upload) as (_, second):
+    assert first.is_dir() and not failed.exists() and upload.exists()
+    with files.work("bob", upload) as (_, second):
         pass
     assert second.is_dir() and not first.exists()
-    files.end("ann")
     files.end("bob")
+    assert list(tmp_path.iterdir()) == []
+
+
+def stored(root, name, n_bytes=10, age_s=0.0):
+    path = root / name / "a.wav"
+    path.parent.mkdir()
+    path.write_bytes(bytes(n_bytes))
+    os.utime(path, (time.time() - age_s,) * 2)
+    return path
+
+
+def test_the_oldest_that_nobody_holds_go_first(tmp_path):
+    files = SessionFiles(tmp_path, max_bytes=50)
+    held, old, new, busy = (
+        stored(tmp_path, name, age_s=age_s)
+        for name, age_s in [("a", 9), ("b", 8), ("c", 1), ("d", 20)]
+    )
+    files.claim("ann", held)
+    with files.work("bob", busy) as (_, result):
+        (result / "out.wav").write_bytes(bytes(10))
+        with files.admit(10):
+            assert not old.parent.exists() and new.exists() and held.exists()
+            # What comes in counts as soon as it has begun.
+            with files.admit(10):
+                assert not new.exists() and held.exists()
+                with files.admit(10):
+                    assert not held.exists()
+                    with pytest.raises(InputError, match="no room"):
+                        with files.admit(10):
+                            pass
+        assert busy.exists() and result.is_dir()
+    with pytest.raises(InputError, match="not here any more"):
+        files.claim("ann", held)
+    # Afterwards, results count as well and go with their age.
+    with files.admit(45):
+        assert not busy.exists() or not result.exists()
+
+
+def test_no_more_files_than_allowed(tmp_path):
+    files = SessionFiles(tmp_path, max_files=3)
+    for n in range(9):
+        with files.admit(1):
+            stored(tmp_path, str(n), age_s=100 - n)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["6", "7", "8"]
+
+
+def test_what_broken_uploads_leave_is_deleted(tmp_path):
+    files = SessionFiles(tmp_path)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(files.admit(10))
+        with pytest.raises(ConnectionError), files.admit(10):
+            (tmp_path / "tmpbroken").write_bytes(b"half")
+            os.utime(tmp_path / "tmpbroken", (time.time() - 9,) * 2)
+            (tmp_path / "tmpother").write_bytes(b"of one that comes in")
+            raise ConnectionError
+        assert [path.name for path in tmp_path.iterdir()] == ["tmpother"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -240,45 +317,277 @@ def test_only_uploads_are_read(tmp_path):
     assert other.exists()
 
 
-@pytest.mark.parametrize("told", [True, False])
-@pytest.mark.parametrize("n_bytes", [1000, 1001, 10**9])
-def test_bodies_beyond_the_limit_are_not_read(n_bytes, told):
-    """Said to be too large or not: 1 GB is never taken in."""
-    got, sent = [0], []
+def request(application, n_bytes, told=True, path="/upload", **limit):
+    """Send a body in pieces of 1000 bytes; give what was read and answered."""
+    read, sent = [0], []
 
-    async def application(scope, receive, send):
+    async def receive():
+        size = min(1000, n_bytes - read[0]) or 1
+        read[0] += size
+        await asyncio.sleep(limit.get("wait_s", 0))
+        more = read[0] < n_bytes
+        return {"type": "http.request", "body": bytes(size), "more_body": more}
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"transfer-encoding", b"chunked")]
+    if told:
+        headers = [(b"content-length", b"%d" % n_bytes)]
+    scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
+    gate = BodyLimit(application, 1000, "too large", limit.get("admit"))
+    asyncio.run(gate(scope, receive, send))
+    assert [m["type"] for m in sent].count("http.response.start") == 1
+    assert not sent[-1].get("more_body", False)
+    return read[0], sent[0]["status"], sent
+
+
+class Reader:
+    """An application that reads all, and counts it."""
+
+    def __init__(self):
+        self.n_bytes = 0
+
+    async def __call__(self, scope, receive, send):
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ConnectionError("the client is gone")
-            got[0] += len(message["body"])
+            self.n_bytes += len(message["body"])
             if not message["more_body"]:
                 break
-        await send({"type": "http.response.start", "status": 200})
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": []}
+        )
+        await send({"type": "http.response.body", "body": b"read"})
 
-    async def receive():
-        size = min(1000, n_bytes - got[0]) or 1
-        more = got[0] + size < n_bytes
-        return {"type": "http.request", "body": bytes(size), "more_body": more}
 
-    async def send(message):
-        sent.append(message.get("status"))
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("n_bytes", [1000, 1001, 10**9])
+def test_bodies_beyond_the_limit_are_not_used(n_bytes, told):
+    """Said to be too large or not: of 1 GB, a bounded part is read on."""
+    reader = Reader()
+    n_read, status, _ = request(reader, n_bytes, told)
+    assert status == (200 if n_bytes <= 1000 else 413)
+    assert reader.n_bytes <= 1000
+    assert (reader.n_bytes == 0) == (told and n_bytes > 1000)
+    assert n_read == n_bytes or n_bytes == 10**9 and n_read < 20000
 
-    import asyncio
 
-    headers = [(b"content-length", b"%d" % n_bytes)] if told else []
-    scope = {"type": "http", "headers": headers}
-    limit = BodyLimit(application, 1000, "too large")
-    asyncio.run(limit(scope, receive, send))
-    assert sent[0] == (200 if n_bytes <= 1000 else 413)
-    assert got[0] <= 1000 and (got[0] == 0) == (told and n_bytes > 1000)
+def test_other_requests_are_small():
+    assert request(Reader(), 2000, path="/queue/join")[1] == 200
+    assert request(Reader(), MARGIN_BYTES + 1, path="/queue/join")[1] == 413
+    assert request(Reader(), 1, path="/gradio_api/openapi.json")[1] == 404
+
+
+def test_slow_bodies_end(monkeypatch):
+    monkeypatch.setattr(gate, "GRACE_S", 0.05)
+    monkeypatch.setattr(gate, "DRAIN_S", 0.05)
+    monkeypatch.setattr(gate, "MIN_BYTES_PER_S", 2000)
+    assert request(Reader(), 800, wait_s=0.3)[1] == 408
+    assert request(Reader(), 800, wait_s=0.01)[1] == 200
+
+
+def test_an_answer_before_the_end_of_the_body_arrives():
+    async def hasty(scope, receive, send):
+        await receive()
+        await send(
+            {"type": "http.response.start", "status": 400, "headers": []}
+        )
+        await send({"type": "http.response.body", "body": b"no"})
+
+    n_read, status, sent = request(hasty, 10**9, told=False)
+    assert status == 400 and 1000 < n_read < 20000
+    assert (b"connection", b"close") in sent[0]["headers"]
+    assert [m.get("body") for m in sent[1:]] == [b"no", b""]
+
+
+def test_uploads_are_admitted_one_by_one(tmp_path):
+    files, reader = SessionFiles(tmp_path, max_bytes=1500), Reader()
+    assert request(reader, 900, admit=files.admit)[1] == 200
+    with files.admit(700):
+        assert request(reader, 900, admit=files.admit)[1] == 503
+        assert request(reader, 700, admit=files.admit)[1] == 200
+        assert request(reader, 700, told=False, admit=files.admit)[1] == 503
+
+
+OWN, FOREIGN = (
+    ["localhost:7860", "127.0.0.1", "[::1]:80", "my.example"],
+    [
+        *("evil.example", "localhost.evil.example", "127.0.0.1.evil.example"),
+        *("", "[::1", "0x7f000001", "evil.example#localhost", "10.0.0.8"),
+        *("localhost@evil.example", "evil.example:80:localhost"),
+    ],
+)
+
+
+@pytest.mark.parametrize("host", OWN + FOREIGN)
+def test_only_its_own_names_reach_the_page(host):
+    hosts = OwnHosts(None, ["my.example"])
+    assert hosts.is_own(host) == (host in OWN)
+    assert hosts.is_own(host, f"http://{host}") == (host in OWN)
+    for origin in ("null", "http://evil.example", "file://", "http://[x"):
+        assert not hosts.is_own(host, origin)
+    assert hosts.is_own(host, "https://my.example") == (host in OWN)
+    assert hosts.is_own("10.0.0.8:80", None, here="10.0.0.8")
+
+
+def test_requests_by_other_names_are_refused():
+    def ask(kind, *headers):
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        async def receive():
+            return {"type": "http.request"}
+
+        scope = {"type": kind, "headers": headers, "server": ("10.0.0.8", 80)}
+        asyncio.run(OwnHosts(Page(), [])(scope, receive, send))
+        return sent[0].get("status", sent[0]["type"])
+
+    class Page:
+        async def __call__(self, scope, receive, send):
+            await send({"type": "page"})
+
+    own, evil = (b"host", b"localhost:1"), (b"host", b"evil.example")
+    assert ask("http", own) == ask("http", (b"host", b"10.0.0.8")) == "page"
+    assert ask("http", own, (b"origin", b"http://localhost:1")) == "page"
+    for headers in ([evil], [], [own, evil], [evil, own]):
+        assert ask("http", *headers) == 403
+    assert ask("http", own, (b"origin", b"http://evil.example")) == 403
+    assert ask("http", evil, (b"origin", b"http://evil.example")) == 403
+    assert ask("websocket", evil) == "websocket.close"
+    assert ask("lifespan") == "page"
+
+
+@contextlib.contextmanager
+def http_server(application, headers_s):
+    """Serve an application in a thread; give its port."""
+    uvicorn = pytest.importorskip("uvicorn")
+    protocol = impatient_protocol(headers_s)
+    config = uvicorn.Config(application, http=protocol, log_level="critical")
+    server, opened = uvicorn.Server(config), socket.socket()
+    opened.bind(("127.0.0.1", 0))
+    opened.listen()
+    thread = threading.Thread(target=server.run, args=([opened],))
+    thread.start()
+    yield opened.getsockname()[1]
+    server.should_exit = True
+    thread.join()
+
+
+def test_requests_over_a_connection():
+    """Slow headers end it, before and after a request; 413 arrives."""
+    limit = BodyLimit(Reader(), 10**5, "too large")
+    with http_server(limit, headers_s=0.5) as port:
+        head = b"GET / HTTP/1.1\r\nHost: a\r\n"
+        for before in (b"", head + b"\r\n"):
+            client = socket.create_connection(("127.0.0.1", port), 10)
+            client.sendall(before + head)
+            start_s, got = time.monotonic(), b""
+            with contextlib.suppress(OSError):  # closed while we go on
+                for _ in range(50):
+                    client.sendall(b"a")
+                    time.sleep(0.05)
+            while block := client.recv(1000):
+                got += block
+            assert time.monotonic() - start_s < 3
+            assert (b"200 OK" in got) == bool(before)
+            client.close()
+        body = bytes(10**6)
+        for told in (True, False):
+            client = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            client.request("POST", "/upload", body if told else iter([body]))
+            answer = client.getresponse()
+            assert answer.status == 413 and b"too large" in answer.read()
+            client.close()
+
+
+@pytest.mark.parametrize("channels, minutes", [(8, 1), (1, 0.05)])
+@pytest.mark.parametrize("told", [True, False])
+def test_samples_are_limited(model, tmp_path, channels, minutes, told):
+    """Of a few kB there may be more to hear than of any usual recording."""
+    path = tmp_path / "a.flac"
+    with soundfile.SoundFile(path, "w", 655350, channels, "PCM_16") as audio:
+        for _ in range(15 if channels > 1 else 3):
+            audio.write(np.zeros((655350, channels), np.int16))
+    if not told:  # STREAMINFO leaves the number of samples open
+        data = bytearray(path.read_bytes())
+        data[21] &= 0xF0
+        data[22:26] = bytes(4)
+        path.write_bytes(data)
+    start_s = time.monotonic()
+    with pytest.raises(
+        InputError, match=r"^a.flac: .*expected at most \d+ sam"
+    ):
+        listen(model, path, tmp_path, max_s=60 * minutes)
+    assert time.monotonic() - start_s < 2
+    # At a usual rate, the whole length may be used.
+    write(tmp_path / "b.wav", 48000 * 3, 48000, channels=min(channels, 2))
+    listen(model, tmp_path / "b.wav", tmp_path, max_s=3)
+
+
+def test_ffmpeg_decodes_no_more_than_wanted(tmp_path, monkeypatch):
+    """Stood in for: it is not everywhere."""
+    from merit_modules.data import containers
+
+    (tmp_path / "a.webm").write_bytes(b"webm")
+    monkeypatch.setattr(containers.shutil, "which", lambda name: "ffmpeg")
+
+    def run(command, stdout, stderr):
+        limit = int(command[command.index("-fs") + 1])
+        assert 2 * 5000 < limit < 2 * 5000 + 2**20
+        soundfile.write(stdout, np.zeros(6000), 8000, "PCM_16", format="WAV")
+        return SimpleNamespace(returncode=0, stderr=b"")
+
+    monkeypatch.setattr(containers.subprocess, "run", run)
+    with pytest.raises(InputError, match="expected at most 5000 samples"):
+        open_audio(tmp_path / "a.webm", max_values=5000)
+
+
+def test_what_the_page_says_of_its_model(model, folder, tmp_path):
+    """Its folder's own words, as text; else what follows from the model."""
+    about = about_model(model, folder)
+    assert about.name == "tiny" and not about.trained_on
+    assert "Nobody wrote down" in fragments.about(about)
+    assert "not for decisions about people" in about.limits[-1]
+    assert any(
+        "angry, sad, happy, neutral and nothing" in x for x in about.limits
+    )
+    mine = tmp_path / "<b>mine"
+    shutil.copytree(folder, mine)
+    told = {"trained_on": ["<script>"] * 99, "limits": ["<i>" * 999]}
+    (mine / "about.json").write_text(json.dumps(told))
+    html = fragments.about(about_model(model, mine))
+    assert "This model: &lt;b&gt;mine" in html and len(html) < 20000
+    assert not {"<script>", "<b>", "<i>"} & set(re.findall("<[^>]*>", html))
+    for content in (b"{", b"[]", b"\xff", b"[" * 10**5):
+        (mine / "about.json").write_bytes(content)
+        with pytest.raises(InputError, match="about.json: "):
+            about_model(model, mine)
+    assert about_model(model, "owner/name").name == "owner/name"
+
+
+def test_the_example_is_spoken_on_the_spot(monkeypatch):
+    pytest.importorskip("espeakng_loader")
+    wav, rate_hz = soundfile.read(io.BytesIO(example_recording()))
+    assert rate_hz == 16000 and 2 < len(wav) / rate_hz < 10
+    assert 0.1 < np.abs(wav).max() < 1
+    monkeypatch.setitem(sys.modules, "espeakng_loader", None)
+    assert example_recording.__wrapped__() is None
 
 
 @pytest.mark.slow
 def test_options_that_cannot_be(folder, capsys):
-    for options in (["--port", "70000"], ["--max-minutes", "0"]):
+    for options in (
+        ["--port", "70000"],
+        ["--max-minutes", "0"],
+        ["--max-total-mb", "5"],
+    ):
         assert main(["demo", "--model", str(folder), *options]) == 2
-    assert "expected 0 to 65535" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "expected 0 to 65535" in said and "at least --max-upload-mb" in said
     pytest.importorskip("gradio")
     code = main(["demo", "--model", str(folder), "--host", "256.0.0.1"])
     assert code == 2 and "cannot listen there" in capsys.readouterr().err

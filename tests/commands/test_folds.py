@@ -13,6 +13,7 @@ import pytest
 
 from merit_modules.commands import folds
 from merit_modules.commands.__main__ import main as merit
+from merit_modules.commands.processes import Task, run_tasks
 from merit_modules.errors import InputError
 from merit_modules.evaluation.metrics.attributes import attribute_scores
 from merit_modules.evaluation.metrics.classification import (
@@ -538,3 +539,11 @@ def test_two_seeds_of_a_real_system(tiny_experiment, tmp_path):
         assert pooled["se"][side]["si_sdr_db"]["mean"] == pytest.approx(
             condition["se"][side]["si_sdr_db"]["mean"]
         )
+
+
+def test_what_a_run_said_last_is_text(tmp_path, capfd):
+    says = ["sh", "-c", r"printf '\033[2Jno\n'; exit 3"]
+    task = Task("bad", says, tmp_path / "log.txt")
+    failed = run_tasks([task], [{}], check=lambda task: None)
+    assert r"exit code 3: \u001b[2Jno" in failed["bad"]
+    assert "\x1b" not in capfd.readouterr().out

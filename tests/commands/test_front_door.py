@@ -70,7 +70,7 @@ def test_choices_named_for_the_help_are_those_there_are():
     [
         (["fly"], "invalid choice: 'fly'"),
         (["report", "runs", "--out", "x", "--colour"], "--colour"),
-        (["evaluate", "nowhere"], "nowhere: no run: it has no file"),
+        (["evaluate", "nowhere"], "nowhere: no run: there is no such folder"),
         (["train", "nowhere"], "nowhere: there is no such YAML file"),
         (["train", "sparse_merit", "--lrr", "1"], "no key 'lrr'"),
         (["convert", "nowhere", "out"], "nowhere"),

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from merit_modules.evaluation.metrics.classification import (
     calibration_error,
     classification_scores,
+    fit_temperature,
+    tempered,
 )
 
 EMOTIONS = ["anger", "happiness", "neutral", "sadness"]
@@ -141,3 +143,40 @@ def test_precision_and_recall_worked():
     assert scores["precision_macro"] == scores["recall_macro"] == 0.75
     assert scores["wa"] == scores["accuracy"] == pytest.approx(2 / 3)
     assert "ece" not in scores
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 5.0])
+def test_the_temperature_that_labels_were_drawn_with_is_found(temperature):
+    rng = np.random.default_rng(3)
+    logits = rng.normal(scale=2.0, size=(4000, 4))
+    honest = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = [rng.choice(4, p=row) for row in honest]
+    told = tempered(honest, 1 / temperature)  # as a model that is too sure
+    found = fit_temperature(told, labels)
+    assert found == pytest.approx(temperature, rel=0.1)
+    before = calibration_error(told, labels)
+    after = calibration_error(tempered(told, found), labels)
+    assert after < 0.03 and after <= before + 0.01
+
+
+def test_few_utterances_are_not_trusted_blindly():
+    # All right: likelihood alone would ask for no doubt at all.
+    assert fit_temperature([[0.6, 0.4]] * 8, [0] * 8) > 0.15
+    # All wrong and certain: the floor of a probability is no infinity.
+    assert 1 < fit_temperature([[1.0, 0.0]] * 8, [1] * 8) <= 20
+
+
+@given(
+    st.lists(
+        st.lists(st.floats(1e-6, 1), min_size=3, max_size=3),
+        min_size=1,
+        max_size=20,
+    ),
+    st.floats(0.05, 20),
+)
+def test_a_temperature_changes_no_decision(rows, temperature):
+    probs = np.array(rows) / np.sum(rows, axis=1, keepdims=True)
+    found = tempered(probs, temperature)
+    assert np.allclose(found.sum(axis=1), 1)
+    rows = np.arange(len(probs))
+    assert np.allclose(found[rows, probs.argmax(axis=1)], found.max(axis=1))

@@ -89,6 +89,14 @@ def test_markdown(results):
     assert {line.count("|") for line in lines[:5]} == {10}
 
 
+def test_names_in_markdown_are_text(results):
+    condition = results["conditions"][1]
+    condition["name"] = "a|b <script> [x](javascript:1)\n"
+    lines = results_table(results, markdown=True).splitlines()
+    assert r"| a\|b &lt;script> \[x\](javascript:1) |" in "\n".join(lines)
+    assert len({line.count(" | ") for line in lines[:5]}) == 1
+
+
 def test_the_saved_document_gives_the_same_table(results):
     saved = json.loads(json.dumps(results, allow_nan=False))
     assert results_table(saved) == results_table(results)

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from speechbrain.inference.interfaces import Pretrained
 
 from merit_modules.commands.__main__ import main
@@ -21,6 +22,7 @@ from tests.conftest import ROOT
 from tests.helpers.exported import (
     CLASSES,
     card_of,
+    write_manifests,
     write_results,
     write_run,
 )
@@ -247,7 +249,7 @@ def test_what_is_missing_is_named(tmp_path, capsys):
         export_run(run, tmp_path / "model")
     (run / "kept").rename(run / "overrides.yaml")
     (run / "results.json").write_text("{")
-    with pytest.raises(InputError, match="results.json: expected the results"):
+    with pytest.raises(InputError, match="results.json: damaged"):
         export_run(run, tmp_path / "model")
     (run / "results.json").unlink()
     shutil.rmtree(next((run / "save").glob("CKPT+*")))
@@ -444,3 +446,37 @@ def test_a_pretrained_encoder_is_named(tmp_path):
     assert "pre-trained (wavlm-mine)" in text and str(tmp_path) not in text
     assert "the licence of those weights holds" in text
     assert "from random weights" not in text
+
+
+def test_names_are_no_markup(tmp_path):
+    """Whatever names and facts a run has, its card shows them as text."""
+    evil = "x\n---\n<script>alert(1)</script> [y](javascript:z) `q` | \x1b[2J"
+    facts = dict.fromkeys(("licence", "access", "url", "citation"), evil)
+    facts |= {"language": [evil], "kind": "acted"}
+    run = write_run(tmp_path / "run", corpus_name=evil, system_name=evil)
+    labels = [evil, "a`b", "=c", "d"]
+    manifests = run / "save" / "manifests"
+    write_manifests(manifests, labels)
+    write_results(run)
+    results = json.loads((run / "results.json").read_text())
+    results["emotions"] = results["labels"] = labels
+    results["conditions"][0]["name"] = evil
+    results["versions"] = {evil: evil}
+    (run / "results.json").write_text(json.dumps(results))
+    folder = tmp_path / "m'`\x1b[2J"
+    export_run(run, folder, about=facts)
+    data, text = card_of(folder)[0], (folder / "README.md").read_text()
+    assert data.datasets is None and data.language == [evil]
+    text = ModelCard(text).text
+    reader = pytest.importorskip("markdown_it").MarkdownIt("commonmark")
+    tokens = reader.enable("table").parse(text)
+    tokens += [child for token in tokens for child in token.children or ()]
+    kinds = {token.type for token in tokens}
+    assert "table_open" in kinds
+    assert not kinds & {"html_block", "html_inline", "link_open", "hr"}
+    n_cells = [token.type for token in tokens].count("td_open")
+    n_columns = [token.type for token in tokens].count("th_open")
+    assert n_cells == n_columns * len(results["conditions"])
+    assert "\x1b" not in text
+    export_run(run, folder, about={"url": "https://x.org/a_(b)"})
+    assert "<https://x.org/a_(b)>" in card_of(folder)[1]

@@ -5,6 +5,7 @@ import sys
 
 from merit_modules.hparams import format_overrides, keys_of, load_hparams
 from merit_modules.training import experiment, recipe
+from merit_modules.training.defaults import with_defaults
 from merit_modules.training.start import first_experiment, set_weights
 from tests.conftest import ROOT
 from tests.helpers.experiments import EXPERIMENTS
@@ -51,8 +52,7 @@ def make_short(name, miniemo, folder, **changes):
     known = keys_of(path.read_text())
     overrides = {k: v for k, v in overrides.items() if k in known}
     hparams = load_hparams(path, overrides)
-    experiment.save_settings(path, format_overrides(overrides), folder)
-    hparams["prepare"]()
+    experiment.begin_run(path, format_overrides(overrides), hparams)
     data = recipe.dataio_prepare(hparams)
     run_opts = {"device": "cpu", "noprogressbar": True}
     for key in ("grad_accumulation_factor", "max_grad_norm"):
@@ -116,8 +116,7 @@ def start(path, tmp_path, **overrides):
     options = {"output_folder": folder, **overrides}
     options = "".join(f"{key}: {value}\n" for key, value in options.items())
     hparams = load_hparams(path, options)
-    experiment.save_settings(path, options, folder)
-    hparams["prepare"]()
+    experiment.begin_run(path, options, with_defaults(hparams, path))
     return hparams
 
 

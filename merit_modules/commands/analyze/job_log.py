@@ -123,7 +123,8 @@ class JobLog:
             return False
         return (
             _version(job) == entry["version"] is not None
-            and self._segments.get(entry["file"]) == entry["n_segments"]
+            and self._segments.get(self._results.written(entry["file"]))
+            == entry["n_segments"]
             and all((self.out / name).is_file() for name in entry["outputs"])
         )
 

@@ -9,6 +9,7 @@ import io
 import json
 from pathlib import Path
 
+from merit_modules.data.escaping import spreadsheet, terminal
 from merit_modules.files import write_atomically
 
 JSON_LINES, TABLE, TIMELINE = "results.jsonl", "results.csv", "timeline.csv"
@@ -128,7 +129,8 @@ class _CsvTable:
         is_new = not self.path.exists() or not self.path.stat().st_size
         lines = [list(rows[0])] if is_new else []
         lines += [list(row.values()) for row in rows]
-        _append(self.path, _as_csv(lines))
+        cells = [[spreadsheet(cell) for cell in line] for line in lines]
+        _append(self.path, _as_csv(cells))
 
 
 def _parse(line):
@@ -140,7 +142,7 @@ def _parse(line):
 
 
 def _as_lines(rows):
-    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    lines = [terminal(json.dumps(row, ensure_ascii=False)) for row in rows]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -173,6 +175,7 @@ class _JsonResults:
     """
 
     names = (JSON_LINES,)
+    written = staticmethod(str)  # how a row has the name of a file
 
     def __init__(self, out):
         self._rows = JsonLines(Path(out) / JSON_LINES)
@@ -212,6 +215,7 @@ class CsvResults:
     """
 
     names = (TABLE, TIMELINE)
+    written = staticmethod(spreadsheet)
 
     def __init__(self, out):
         self._table = _CsvTable(Path(out) / TABLE)
@@ -227,6 +231,7 @@ class CsvResults:
 
     def keep(self, files):
         """Drop what is of none of these files."""
+        files = set(map(spreadsheet, files))
         self._table.keep(lambda row: row["file"] in files)
         self._timeline.keep(lambda row: row["file"] in files)
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from merit_modules.commands.about import about_model
 from merit_modules.commands.analyze.inputs import (
     STANDARD_INPUT,
     collect_jobs,
@@ -27,6 +28,7 @@ from merit_modules.commands.analyze.streams import (
     quiet_libraries,
     spool_input,
 )
+from merit_modules.data.escaping import terminal
 from merit_modules.errors import InputError
 from merit_modules.files import locale_problem
 from merit_modules.inference import SparseMERIT
@@ -106,7 +108,7 @@ class _Run:
 
     def _tell(self, message):
         if not self.args.quiet:
-            print(message, file=sys.stderr)
+            print(terminal(message), file=sys.stderr)
 
     def _is_output(self, folder, path):
         """Tell whether a file that was found was written by this command."""
@@ -177,6 +179,9 @@ class _Run:
         if args.device:
             options["run_opts"] = {"device": args.device}
         self.model = SparseMERIT.from_hparams(source=args.model, **options)
+        about = about_model(self.model, args.model)
+        if about.trained_on:
+            self._tell(f"model {about.name}: {about.trained_on[0]}")
         self.model.chunking = self.chunking
         able = self.model.engine.tasks
         self.tasks = {"enhance": ["se"], "classify": ["ser"]}.get(
@@ -257,13 +262,14 @@ class _Run:
             elif self.args.command == "classify" and self.output.is_terminal:
                 self.output.write_line(as_line(told))
             else:
-                self.output.write_line(json.dumps(told, ensure_ascii=False))
+                line = terminal(json.dumps(told, ensure_ascii=False))
+                self.output.write_line(line)
         self.n_done += 1
 
     def _fail(self, job, message, progress):
         if not message.startswith(job.file):
             message = f"{job.file}: {message}"
-        progress.say(f"error: {message}")
+        progress.say(terminal(f"error: {message}"))
         if self.log is not None:
             self.log.fail(job, message)
         self.failed.append(job.file)
@@ -276,7 +282,7 @@ class _Run:
                 file=sys.stderr,
             )
         for name in self.failed:
-            print(f"failed: {name}", file=sys.stderr)
+            print(terminal(f"failed: {name}"), file=sys.stderr)
 
 
 def _chunking(args):

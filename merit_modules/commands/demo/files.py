@@ -4,22 +4,31 @@ import contextlib
 import shutil
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 from merit_modules.errors import InputError
+
+_RESULT = "result-"  # how folders of results begin
 
 
 class SessionFiles:
     """Knows which visitor's page needs which file, and deletes the others.
 
-    An upload is deleted when it is analysed or its page closed. Results live
-    in a folder of their own, until the page has others or is closed. A file
-    that two visitors uploaded alike is stored once: it goes with the last.
+    An upload lives until its page has another one or is closed. Results live
+    in a folder of their own, likewise. A file that two visitors uploaded
+    alike is stored once: it goes with the last. Where all together are too
+    many or too large, the oldest go: first those that no page holds, never
+    those that are being worked on.
 
     Arguments
     ---------
     root : str or Path
         The private folder that holds uploads and results.
+    max_bytes : float
+        Most bytes of all files.
+    max_files : int
+        Most uploads and folders of results.
 
     Example
     -------
@@ -36,12 +45,35 @@ class SessionFiles:
     False
     """
 
-    def __init__(self, root):
+    def __init__(self, root, max_bytes=float("inf"), max_files=200):
         self.root = Path(root).resolve()
-        self._lock = threading.Lock()
+        self.max_bytes, self.max_files = max_bytes, max_files
+        self._lock = threading.RLock()
         self._uploads = {}  # session: its upload
         self._results = {}  # session: folder of its results
         self._working = set()  # sessions whose results are being made
+        self._lent = []  # what is being worked on: uploads and folders
+        self._coming = {}  # upload that is coming in: its size and start
+
+    def store(self, name, content):
+        """Keep a file as if it had been uploaded.
+
+        Arguments
+        ---------
+        name : str
+            What it is called.
+        content : bytes
+            What is in it.
+
+        Returns
+        -------
+        str
+            The file.
+        """
+        with self.admit(len(content)):
+            path = Path(tempfile.mkdtemp(dir=self.root)) / name
+            path.write_bytes(content)
+        return str(path)
 
     def claim(self, session, upload):
         """Keep an upload until its session lets go of it.
@@ -79,19 +111,20 @@ class SessionFiles:
 
     def _release(self, session):
         path = self._uploads.pop(session, None)
-        if path is not None and path not in self._uploads.values():
-            path.unlink(missing_ok=True)
-            if path.parent != self.root:
-                with contextlib.suppress(OSError):  # others' files are in it
-                    path.parent.rmdir()
+        if path is not None:
+            self._drop(path)
+
+    def _drop(self, upload):
+        """Delete an upload that no page holds and nobody works on."""
+        if upload not in self._uploads.values() and upload not in self._lent:
+            _delete(upload, self.root)
 
     @contextlib.contextmanager
     def work(self, session, upload):
         """Lend an upload and a folder for what is made of it.
 
-        Afterwards the upload is deleted; the folder replaces the session's
-        earlier one, or goes as well if there was an error or the page was
-        closed meanwhile.
+        Afterwards the folder replaces the session's earlier one; it goes if
+        there was an error. Both go if the page was closed meanwhile.
 
         Arguments
         ---------
@@ -112,10 +145,11 @@ class SessionFiles:
         InputError
             See :meth:`claim`.
         """
-        upload = self.claim(session, upload)
-        folder = Path(tempfile.mkdtemp(prefix="result-", dir=self.root))
         with self._lock:
+            upload = self.claim(session, upload)
+            folder = Path(tempfile.mkdtemp(prefix=_RESULT, dir=self.root))
             self._working.add(session)
+            self._lent += [upload, folder]
         old = folder
         try:
             yield upload, folder
@@ -125,10 +159,15 @@ class SessionFiles:
                     self._results[session] = folder
         finally:
             with self._lock:
+                self._lent.remove(upload)
+                self._lent.remove(folder)
+                if session not in self._working:  # its page was closed
+                    self._uploads.pop(session, None)
                 self._working.discard(session)
-                self._release(session)
-            if old is not None:
-                shutil.rmtree(old)
+                self._drop(upload)
+                if old is not None:
+                    _delete(old, self.root)
+                self._make_room()
 
     def check_wanted(self, session):
         """Raise if nobody waits for the results of a session any more.
@@ -164,5 +203,103 @@ class SessionFiles:
                 self._release(session)
             self._working.discard(session)
             folder = self._results.pop(session, None)
-        if folder is not None:
-            shutil.rmtree(folder)
+            if folder is not None:
+                _delete(folder, self.root)
+
+    @contextlib.contextmanager
+    def admit(self, n_bytes):
+        """Make room for an upload while it comes in.
+
+        Arguments
+        ---------
+        n_bytes : int
+            Its size, or the largest that it may have.
+
+        Raises
+        ------
+        InputError
+            If there is no room, whatever is deleted.
+        """
+        token = object()
+        with self._lock:
+            if not self._make_room(n_bytes, n_new=1):
+                raise InputError(
+                    "there is no room for more recordings at the moment; "
+                    "please try again later"
+                )
+            self._coming[token] = n_bytes, time.time()
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._coming[token]
+                self._sweep()
+
+    def _make_room(self, n_bytes=0, n_new=0):
+        """Delete the oldest until there is room; tell whether there is."""
+        kept = [_Kept(path) for path in self._kept()]
+        n_files = len(kept) + len(self._coming) + n_new
+        total = sum(one.n_bytes for one in kept) + n_bytes
+        total += sum(size for size, _ in self._coming.values())
+        held = {*self._uploads.values(), *self._results.values()}
+        kept.sort(key=lambda one: (one.path in held, one.time))
+        for one in kept:
+            if total <= self.max_bytes and n_files <= self.max_files:
+                return True
+            if one.path not in self._lent:
+                self._forget(one.path)
+                total, n_files = total - one.n_bytes, n_files - 1
+        return total <= self.max_bytes and n_files <= self.max_files
+
+    def _kept(self):
+        """Yield uploads, each in a folder of its own, and results."""
+        for path in _inside(self.root):
+            if path.name.startswith(_RESULT):
+                yield path
+            elif path.is_dir():
+                yield from _inside(path)
+
+    def _forget(self, path):
+        for known in (self._uploads, self._results):
+            for session in [s for s, one in known.items() if one == path]:
+                del known[session]
+        _delete(path, self.root)
+
+    def _sweep(self):
+        """Delete what uploads that broke off have left behind."""
+        oldest = min((at for _, at in self._coming.values()), default=None)
+        for path in _inside(self.root):
+            if path.is_file() and path not in self._uploads.values():
+                with contextlib.suppress(FileNotFoundError):
+                    if oldest is None or path.stat().st_mtime < oldest:
+                        path.unlink()
+
+
+class _Kept:
+    """A file, or a folder of files, with its size and age."""
+
+    def __init__(self, path):
+        self.path, self.n_bytes, self.time = path, 0, 0.0
+        with contextlib.suppress(FileNotFoundError):  # it has just gone
+            for file in _inside(path) if path.is_dir() else [path]:
+                found = file.stat()
+                self.n_bytes += found.st_size
+                self.time = max(self.time, found.st_mtime)
+
+
+def _inside(folder):
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def _delete(path, root):
+    """Delete a file with the folder that it has to itself, or a folder."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    path.unlink(missing_ok=True)
+    if path.parent != root:
+        with contextlib.suppress(OSError):  # others' files are in it
+            path.parent.rmdir()

@@ -1,8 +1,8 @@
 """What the page says, as HTML in which nothing of a visitor is markup."""
 
 import base64
-from html import escape
 
+from merit_modules.data.escaping import html as escape
 from merit_modules.inference.emotion import Emotion
 
 TITLES = {
@@ -15,6 +15,7 @@ CSS = """
 .merit h3 { font-size: 1.05rem; margin: 1rem 0 .3rem; }
 .merit img { width: 100%; height: auto; background: white; }
 .merit .emotion { font-size: 1.7rem; margin: .2rem 0; }
+.merit ul { list-style: disc; padding-left: 1.2rem; }
 .merit .facts { overflow-wrap: anywhere; }
 .merit table { border-collapse: collapse; width: 100%; max-width: 30rem; }
 .merit :is(table, tr, th, td) { border: 0 !important; }
@@ -24,6 +25,36 @@ CSS = """
 .merit meter { width: 100%; height: 1.1rem; }
 audio { width: 100%; }
 """
+
+
+def about(model):
+    """Tell which model this is, what it was trained on and its limits.
+
+    Arguments
+    ---------
+    model : ModelAbout
+        What there is to say.
+
+    Returns
+    -------
+    str
+        HTML.
+
+    Example
+    -------
+    >>> from types import SimpleNamespace
+    >>> model = SimpleNamespace(name="<tiny>", trained_on=[], limits=["None."])
+    >>> print(about(model))
+    <div class="merit"><h3>This model: &lt;tiny&gt;</h3><p>Nobody wrote...
+    """
+    limits = "".join(f"<li>{escape(limit)}</li>" for limit in model.limits)
+    nothing = ["Nobody wrote down what it was trained on."]
+    trained_on = " ".join(model.trained_on or nothing)
+    return (
+        f'<div class="merit"><h3>This model: {escape(model.name)}</h3>'
+        f"<p>{escape(trained_on)}</p>"
+        f"<ul>{limits}</ul></div>"
+    )
 
 
 def summary(findings, scale=None):

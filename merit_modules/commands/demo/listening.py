@@ -2,7 +2,6 @@
 
 import json
 import time
-from math import gcd
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,8 +21,8 @@ from merit_modules.inference.audio import FileSource
 from merit_modules.inference.emotion import ClassReader
 from merit_modules.inference.interface import SEGMENT_S
 
-#: Largest filter (taps) to convert a sample rate: odd rates need huge ones.
-MAX_FILTER = 2**24
+#: What the longest recording may have: others count by their samples.
+USUAL_RATE_HZ, USUAL_CHANNELS = 48000, 2
 _TOP = 1 - 2.0**-15  # the loudest 16-bit sample
 
 
@@ -110,8 +109,8 @@ def listen(
     """
     path, name = Path(path), name or Path(path).name
     try:
-        source = FileSource(path)
-        _check(source, name, max_s, model.sample_rate_hz)
+        source = FileSource(path, round(max_s * USUAL_RATE_HZ * USUAL_CHANNELS))
+        _check(source, name, max_s)
         analysis, took_s = _analyse(model, path, folder, segment_s, progress)
         noisy = folder / f"{path.stem}_noisy.wav"
         _copy(source, noisy, analysis.gain)
@@ -131,18 +130,19 @@ def listen(
     )
 
 
-def _check(source, name, max_s, system_rate_hz):
+def _check(source, name, max_s):
     rate_hz = source.sample_rate_hz
     if source.n_samples > max_s * rate_hz:
         raise InputError(
             f"{name}: expected at most {max_s / 60:g} minutes, got "
             f"{source.n_samples / rate_hz / 60:.1f}"
         )
-    common = gcd(rate_hz, system_rate_hz)
-    if rate_hz * system_rate_hz / common**2 > MAX_FILTER:
+    # Results have its rate: their size is that of its samples.
+    if source.n_samples > max_s * USUAL_RATE_HZ:
         raise InputError(
-            f"{name}: expected a usual sample rate (8000, 16000, 44100, 48000 "
-            f"Hz...), got {rate_hz}"
+            f"{name}: expected at most {max_s * USUAL_RATE_HZ:.0f} samples "
+            f"({max_s / 60:g} minutes at {USUAL_RATE_HZ} Hz), got "
+            f"{source.n_samples}"
         )
 
 

@@ -3,7 +3,9 @@
 import argparse
 import sys
 
-LOCAL = ("127.0.0.1", "::1", "localhost")
+from merit_modules.commands.demo.gate import LOCAL
+from merit_modules.data.escaping import terminal
+from merit_modules.errors import InputError
 
 
 def add_parser(subparsers):
@@ -47,6 +49,14 @@ def add_parser(subparsers):
         help="port; 0 takes a free one (default: %(default)s)",
     )
     parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name that the page is reached by, such as that of a "
+        "proxy; may be repeated",
+    )
+    parser.add_argument(
         "--max-upload-mb",
         type=_positive,
         default=100.0,
@@ -58,7 +68,16 @@ def add_parser(subparsers):
         type=_positive,
         default=30.0,
         metavar="MIN",
-        help="longest recording (default: %(default)g)",
+        help="longest recording at 48 kHz in stereo; more samples than that "
+        "has are refused, too (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--max-total-mb",
+        type=_positive,
+        default=2000.0,
+        metavar="MB",
+        help="all recordings and results that are kept; the oldest go first "
+        "(default: %(default)g)",
     )
     parser.add_argument(
         "--device",
@@ -87,10 +106,16 @@ def run(args):
     int
         Exit code.
     """
+    from merit_modules.commands.about import about_model
     from merit_modules.commands.demo.page import Limits
     from merit_modules.commands.demo.server import serve
     from merit_modules.inference import SparseMERIT
 
+    if args.max_total_mb < args.max_upload_mb:
+        raise InputError(
+            f"--max-total-mb: expected at least --max-upload-mb "
+            f"({args.max_upload_mb:g}), got {args.max_total_mb:g}"
+        )
     model = SparseMERIT.from_hparams(
         source=args.model,
         run_opts={"device": args.device},
@@ -98,12 +123,14 @@ def run(args):
     )
     if args.host not in LOCAL:
         print(
-            f"warning: whoever reaches {args.host} can use this page, and "
-            "browsers give it no microphone without HTTPS",
+            f"warning: whoever reaches {terminal(args.host)} can use this "
+            "page, and browsers give it no microphone without HTTPS",
             file=sys.stderr,
         )
-    limits = Limits(args.max_upload_mb, args.max_minutes)
-    serve(model, limits, args.host, args.port, say=_say)
+    limits = Limits(args.max_upload_mb, args.max_minutes, args.max_total_mb)
+    about = about_model(model, args.model)
+    names = args.allow_host
+    serve(model, about, limits, args.host, args.port, names, say=_say)
     return 0
 
 

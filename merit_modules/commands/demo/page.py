@@ -1,11 +1,12 @@
 """The page itself: what is on it, and what happens on a click."""
 
 import contextlib
-from html import escape
 from typing import NamedTuple
 
 from merit_modules.commands.demo import fragments
+from merit_modules.commands.demo.example import example_recording
 from merit_modules.commands.demo.listening import listen
+from merit_modules.data.escaping import html as escape
 from merit_modules.errors import InputError
 from merit_modules.inference.emotion import ClassReader
 from merit_modules.inference.interface import SEGMENT_S
@@ -29,19 +30,24 @@ class Limits(NamedTuple):
         Largest upload.
     max_minutes : float
         Longest recording.
+    max_total_mb : float
+        All files of all visitors.
     """
 
     max_upload_mb: float = 100.0
     max_minutes: float = 30.0
+    max_total_mb: float = 2000.0
 
 
-def build_page(model, files, limits):
+def build_page(model, about, files, limits):
     """Build the page for what a model can do.
 
     Arguments
     ---------
     model : SparseMERIT
         The model.
+    about : ModelAbout
+        What the page says of it.
     files : SessionFiles
         Where the visitors' files are.
     limits : Limits
@@ -69,12 +75,19 @@ def build_page(model, files, limits):
             elem_id="recording",
         )
         _refuse_addresses(recording)
+        example = gr.Button(
+            "Take an example: a synthetic voice in noise",
+            size="sm",
+            elem_id="example",
+            visible=example_recording() is not None,
+        )
         segment_s = gr.Slider(
             0.5,
             10.0,
             SEGMENT_S,
             step=0.5,
             label="Seconds per segment of the timeline",
+            elem_id="segment_s",
             visible="ser" in model.engine.tasks,
         )
         button = gr.Button("Analyse", variant="primary", elem_id="analyse")
@@ -86,9 +99,10 @@ def build_page(model, files, limits):
             page,
             _Handlers(model, files, limits),
             (recording, segment_s),
-            button,
+            (button, example),
             [results, status, *shown],
         )
+        gr.HTML(fragments.about(about), elem_id="about")
     page.queue(default_concurrency_limit=N_AT_ONCE, max_size=MAX_WAITING)
     return page
 
@@ -106,8 +120,8 @@ def _introduction(model, limits):
     return (
         f"Record or upload speech: the model {does}. At most "
         f"{limits.max_minutes:g} minutes and {limits.max_upload_mb:g} MB. "
-        "The recording stays on the machine that runs this page, is deleted "
-        "after it was analysed, and the results when you close the page."
+        "Recording and results stay on the machine that runs this page, and "
+        "are deleted when you close it."
     )
 
 
@@ -129,8 +143,9 @@ def _results(gr, enhances):
     return noisy, enhanced, pictures, wav, table
 
 
-def _connect(gr, page, handlers, inputs, button, outputs):
+def _connect(gr, page, handlers, inputs, buttons, outputs):
     recording, status = inputs[0], outputs[1]
+    button, example = buttons
 
     def claim(upload, request: gr.Request):
         handlers.claim(upload, request.session_hash)
@@ -141,33 +156,42 @@ def _connect(gr, page, handlers, inputs, button, outputs):
         request: gr.Request,
         progress=gr.Progress(),  # noqa: B008
     ):
-        try:
+        with _telling(gr):
             found = handlers.analyse(
                 upload, segment_s, request.session_hash, progress
             )
-        except InputError as error:
-            # A message may be HTML, and a file's name is the visitor's own.
-            raise gr.Error(
-                escape(str(error)), duration=None, print_exception=False
-            ) from None
         return gr.Column(visible=True), *found
+
+    def take_example():
+        with _telling(gr):
+            return handlers.take_example()
 
     def end(request: gr.Request):
         handlers.files.end(request.session_hash)
 
     private = {"api_visibility": "private", "show_progress": "hidden"}
     recording.change(claim, recording, queue=False, **private)
-    clicked = button.click(
+    example.click(take_example, None, recording, **private)
+    button.click(
         analyse,
         list(inputs),
         outputs,
         api_name="analyse",
         show_progress_on=status,
     )
-    # The upload is gone by now, whatever came of it.
-    for listen_to in (clicked.success, clicked.failure):
-        listen_to(lambda: None, outputs=recording, queue=False, **private)
     page.unload(end)
+
+
+@contextlib.contextmanager
+def _telling(gr):
+    """Show what is wrong on the page."""
+    try:
+        yield
+    except InputError as error:
+        # A message may be HTML, and a file's name is the visitor's own.
+        raise gr.Error(
+            escape(str(error)), duration=None, print_exception=False
+        ) from None
 
 
 class _Handlers:
@@ -186,6 +210,10 @@ class _Handlers:
         """Note which upload a visitor's page holds."""
         with contextlib.suppress(InputError):  # said when it is analysed
             self.files.claim(session, upload)
+
+    def take_example(self):
+        """Give a visitor the example, as an upload of the visitor's own."""
+        return self.files.store("example.wav", example_recording())
 
     def analyse(self, upload, segment_s, session, progress):
         """Analyse an upload; give the values of the page's elements."""

@@ -1,7 +1,6 @@
 """Serve the page on this machine, until someone stops it."""
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -12,6 +11,12 @@ from pathlib import Path
 
 from merit_modules.commands.demo.files import SessionFiles
 from merit_modules.commands.demo.fragments import CSS
+from merit_modules.commands.demo.gate import (
+    MARGIN_BYTES,
+    BodyLimit,
+    OwnHosts,
+    impatient_protocol,
+)
 from merit_modules.errors import InputError
 
 #: What Gradio must know before it is imported: no telemetry, no version check.
@@ -22,21 +27,28 @@ SILENT = {
 }
 #: Seconds that open connections have when the server stops.
 _PATIENCE_S = 1
+#: Most connections: a page has two.
+_MAX_CONNECTIONS = 512
 
 
-def serve(model, limits, host="127.0.0.1", port=0, say=print):
+def serve(model, about, limits, host="127.0.0.1", port=0, names=(), say=print):
     """Serve a model's page until the process is interrupted or terminated.
 
     Arguments
     ---------
     model : SparseMERIT
         The model.
+    about : ModelAbout
+        What the page says of it.
     limits : Limits
         What visitors may ask for.
     host : str
         Address to listen at.
     port : int
         Port; 0 takes a free one.
+    names : sequence of str
+        Further names of this machine; see
+        :class:`~merit_modules.commands.demo.gate.OwnHosts`.
     say : callable
         Told the page's address.
 
@@ -50,7 +62,8 @@ def serve(model, limits, host="127.0.0.1", port=0, say=print):
         _listen(host, port) as opened,
         _private_folder() as folder,
     ):
-        _run(_make_app(model, limits, folder), opened, say)
+        app = _make_app(model, about, limits, folder)
+        _run(OwnHosts(app, [host, *names]), opened, say)
 
 
 @contextlib.contextmanager
@@ -70,7 +83,7 @@ def _private_folder():
                 os.environ[name] = value
 
 
-def _make_app(model, limits, folder):
+def _make_app(model, about, limits, folder):
     """Make the ASGI application of a model's page."""
     try:
         import gradio
@@ -82,14 +95,14 @@ def _make_app(model, limits, folder):
     from merit_modules.commands.demo.page import build_page, theme
 
     max_bytes = round(limits.max_upload_mb * 2**20)
-    files = SessionFiles(folder)
+    files = SessionFiles(folder, limits.max_total_mb * 2**20)
 
     @contextlib.asynccontextmanager
     async def lifespan(app):
         yield
         files.close()
 
-    page = build_page(model, files, limits)
+    page = build_page(model, about, files, limits)
     app = gradio.mount_gradio_app(
         FastAPI(openapi_url=None, lifespan=lifespan),
         page,
@@ -102,6 +115,7 @@ def _make_app(model, limits, folder):
         mcp_server=False,
         ssr_mode=False,
         pwa=False,
+        app_kwargs={"openapi_url": None},
         show_error=False,
         max_file_size=max_bytes,
     )
@@ -111,6 +125,7 @@ def _make_app(model, limits, folder):
         app,
         max_bytes + MARGIN_BYTES,
         f"the upload is larger than {limits.max_upload_mb:g} MB",
+        files.admit,
     )
 
 
@@ -124,6 +139,9 @@ def _run(app, opened, say):
         app,
         log_level="critical",
         access_log=False,
+        http=impatient_protocol(),
+        ws="none",
+        limit_concurrency=_MAX_CONNECTIONS,
         timeout_graceful_shutdown=_PATIENCE_S,
     )
     uvicorn.Server(config).run(sockets=[opened])
@@ -155,75 +173,3 @@ def _terminable():
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-#: What a form adds to the file in it.
-MARGIN_BYTES = 2**20
-
-
-class BodyLimit:
-    """An ASGI application that refuses large requests for another one.
-
-    A request that says how large it is, is refused before any of it is read;
-    one that does not say, as soon as it has sent too much. Memory and disk
-    never see more than the limit.
-
-    Arguments
-    ---------
-    app : callable
-        The application.
-    max_bytes : int
-        Largest body of a request.
-    message : str
-        What the client is told.
-    """
-
-    def __init__(self, app, max_bytes, message):
-        self.app = app
-        self.max_bytes = max_bytes
-        self.message = message
-
-    async def __call__(self, scope, receive, send):
-        """Handle a request as ASGI has it."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        told = dict(scope["headers"]).get(b"content-length", b"0")
-        if not told.isdigit() or int(told) > self.max_bytes:
-            await self._refuse(send)
-            return
-        n_bytes, started, refused = 0, False, False
-
-        async def counted():
-            nonlocal n_bytes, refused
-            message = await receive()
-            n_bytes += len(message.get("body", b""))
-            if n_bytes <= self.max_bytes or refused:
-                return message
-            refused = True
-            if not started:
-                await self._refuse(send)
-            return {"type": "http.disconnect"}
-
-        async def answer(message):
-            nonlocal started
-            started = True
-            if not refused:
-                await send(message)
-
-        try:
-            await self.app(scope, counted, answer)
-        except Exception:
-            # The application complains of the disconnection.
-            if not refused:
-                raise
-
-    async def _refuse(self, send):
-        body = json.dumps({"detail": self.message, "error": self.message})
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"connection", b"close"),
-        ]
-        start = {"type": "http.response.start", "status": 413}
-        await send({**start, "headers": headers})
-        await send({"type": "http.response.body", "body": body.encode()})

@@ -24,6 +24,7 @@ from merit_modules.data.offline.read import (
 )
 from merit_modules.errors import InputError
 from merit_modules.files import write_atomically
+from merit_modules.state import hold
 
 logger = get_logger(__name__)
 
@@ -89,6 +90,7 @@ def write_mixtures(
     '.../clean/Audios/u1.wav'
     """
     folder = Path(folder)
+    hold(folder)
     made_from = _made_from(manifest, mixer, max_duration_s, audio_format)
     if _is_complete(folder, made_from):
         logger.info(f"{folder}: all mixtures are there already")
