@@ -2,8 +2,6 @@
 
 import sys
 
-from merit_modules.data.escaping import terminal
-
 SHOWN = ("f1_macro", "ccc_", "si_sdr_db")  # on the screen
 #: Named here, too, so that the help is there without loading any library.
 TESTS = ("bootstrap", "permutation", "subsets", "mcnemar", "wilcoxon")
@@ -59,6 +57,8 @@ def add_parser(subparsers):
 
 
 def _run(args):
+    from merit_modules.data.escaping import terminal
+    from merit_modules.evaluation.metrics.table import number
     from merit_modules.report.compare import Settings
     from merit_modules.report.report import write_report
 
@@ -66,20 +66,23 @@ def _run(args):
         args.baseline, args.test, args.alpha, args.resamples, args.seed
     )
     content = write_report(args.runs, args.out, settings, args.title)
-    print(terminal("\n".join(content["about"]), keep="\n"))
+    lines = [*content["findings"], "", *content["about"]]
+    for entry in content["left_out"]:
+        lines.append("Left out: {what} of {of} ({because})".format_map(entry))
     for name, table in content["scores"].items():
         if not name.startswith(SHOWN):
             continue
         for system, cells in table.items():
             shown = "  ".join(
-                f"{column} {cell['score']:.3f}{cell.get('mark', '')}"
+                f"{column} {number(cell['score'], 3)}{cell.get('mark', '')}"
                 for column, cell in cells.items()
             )
-            print(terminal(f"{name}: {system}: {shown}"))
-    print(
+            lines.append(f"{name}: {system}: {shown}")
+    lines.append(
         f"Written: {args.out}/report.html, report.md, tables.tex, tables.csv, "
         "report.json, figures/"
     )
+    print("\n".join(map(terminal, lines)))
     return 0
 
 

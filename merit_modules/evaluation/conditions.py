@@ -1,5 +1,7 @@
 """One test condition: what it is, and what is noted of its utterances."""
 
+import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,7 +100,7 @@ class ConditionScores:
     scorer : EnhancementScorer
         Scores enhancement beside the model.
     folder : str or Path, optional
-        Where the first examples are written as WAV files.
+        Where examples are written as WAV files.
     n_examples : int
         Number of utterances to write.
     routing : bool
@@ -113,8 +115,7 @@ class ConditionScores:
         self.folder = folder and Path(folder)
         self.n_examples = n_examples
         self.routing = RoutingLog(scorer.sample_rate_hz) if routing else None
-        # The same utterances whatever the order of the batches.
-        self.examples = set(sorted(condition.dataset.data_ids)[:n_examples])
+        self.examples = set(_choose(condition, n_examples))
         self.rows = {}
         self.recipes = []
 
@@ -206,3 +207,44 @@ class ConditionScores:
     def table(self):
         """List the rows, after :meth:`finish`, by utterance."""
         return [row for _, row in sorted(self.rows.items())]
+
+
+def _choose(condition, n_examples):
+    """Choose other utterances per condition; the same for all systems."""
+    entries = condition.dataset.data
+
+    def by_chance(utt_id):
+        return hashlib.sha256(f"{condition.name} {utt_id}".encode()).digest()
+
+    ids = sorted(condition.dataset.data_ids, key=by_chance)
+    kinds = {i: (entries[i].get("emo"), entries[i].get("spk_id")) for i in ids}
+    return varied(kinds, n_examples)
+
+
+def varied(kinds, n):
+    """Choose items that differ as much as they can.
+
+    Arguments
+    ---------
+    kinds : dict
+        Item to a tuple, such as its emotion and its speaker.
+    n : int
+        How many; fewer where there are fewer.
+
+    Returns
+    -------
+    list
+        Items: each time the first of those whose kinds came up least.
+
+    Example
+    -------
+    >>> kinds = {"u1": ("sad", "a"), "u2": ("sad", "b"), "u3": ("calm", "b")}
+    >>> varied(kinds, 2)
+    ['u1', 'u3']
+    """
+    left, chosen, seen = dict(kinds), [], Counter()
+    while left and len(chosen) < n:
+        item = min(left, key=lambda i: sum(seen[k] for k in enumerate(left[i])))
+        chosen.append(item)
+        seen.update(enumerate(left.pop(item)))
+    return chosen

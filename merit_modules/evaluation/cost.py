@@ -5,8 +5,14 @@ of a system but a fraction of a percent. Not counted are norms, activations,
 softmax, weighted sums element by element, and Fourier transforms.
 """
 
+import copy
+import ctypes
+import json
 import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from contextlib import contextmanager
@@ -14,11 +20,14 @@ from math import prod
 from pathlib import Path
 
 import torch
+from speechbrain.utils.logger import get_logger
 from torch.backends import mha
+from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from merit_modules.moe.mixture import ExpertMixture
 
+logger = get_logger(__name__)
 aten = torch.ops.aten
 
 
@@ -186,6 +195,9 @@ def pair_share(routing):
 def measure(system, wavs, wav_lens, duration_s, repeats=3):
     """Measure what inference of all of a system's tasks costs.
 
+    Time and memory are taken in a process of its own, in which nothing else
+    ran before, with as many threads as this one has.
+
     Arguments
     ---------
     system : torch.nn.Module
@@ -203,10 +215,11 @@ def measure(system, wavs, wav_lens, duration_s, repeats=3):
     -------
     dict
         ``parameters``, ``active_parameters`` (what one frame can touch),
-        ``macs_per_s`` (multiply-accumulates per second of audio), ``rtf``
-        (seconds of computing per second of audio), ``peak_memory_bytes``
-        (above weights and input; absent where the machine does not tell),
-        ``device``, ``threads``.
+        ``macs_per_s`` (multiply-accumulates per second of audio), ``device``,
+        ``threads``; from the other process (absent, with a warning, if it
+        fails) ``own_process``, ``rtf`` (seconds of computing per second of
+        audio) and ``peak_memory_bytes`` (above weights and input; absent where
+        the machine does not tell).
 
     Example
     -------
@@ -215,35 +228,85 @@ def measure(system, wavs, wav_lens, duration_s, repeats=3):
     >>> found = measure(tiny_system().eval(), wavs, lens, duration_s=0.5)
     >>> found["parameters"] > found["active_parameters"], found["device"]
     (True, 'cpu')
+    >>> found["own_process"], found["threads"] == torch.get_num_threads()
+    (True, True)
     """
-
-    def infer():
-        output = system(wavs, wav_lens)
-        if output.enhancement is not None:
-            system.enhanced_wavs(output, wavs.shape[1])
-        if wavs.is_cuda:
-            torch.cuda.synchronize()
-
-    n_macs = count_macs(infer)  # and loads what is lazy
-    with PeakMemory(wavs.device.type) as memory:
-        infer()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        infer()
-        seconds.append(time.perf_counter() - start)
+    n_macs = count_macs(lambda: _infer(system, wavs, wav_lens))
     sizes = count_parameters(system)
     found = {
         "parameters": sizes["total"],
         "active_parameters": sizes["active"],
         "macs_per_s": n_macs / duration_s,
-        "rtf": statistics.median(seconds) / duration_s,
         "device": wavs.device.type,
         "threads": torch.get_num_threads(),
     }
-    if memory.bytes is not None:
-        found["peak_memory_bytes"] = memory.bytes
+    try:
+        seconds, n_bytes = _run_apart(system, wavs, wav_lens, repeats)
+    except Exception as error:  # whatever a module's pickling may raise
+        logger.warning(f"Time and memory of inference not measured: {error}")
+        return found
+    found |= {"own_process": True, "rtf": seconds / duration_s}
+    if n_bytes is not None:
+        found["peak_memory_bytes"] = n_bytes
     return found
+
+
+def _infer(system, wavs, wav_lens):
+    output = system(wavs, wav_lens)
+    if output.enhancement is not None:
+        system.enhanced_wavs(output, wavs.shape[1])
+    if wavs.is_cuda:
+        torch.cuda.synchronize()
+
+
+def _run_apart(system, wavs, wav_lens, repeats):
+    """Return seconds and bytes that another process found."""
+    system = copy.deepcopy(system)
+    # PyTorch pickles no weight norm: the weights that it gives stay. The
+    # class, from which its own way would take the name, belongs to both.
+    for module in list(system.modules()):
+        module._load_state_dict_pre_hooks.clear()
+        if parametrize.is_parametrized(module):
+            weights = {n: getattr(module, n) for n in module.parametrizations}
+            module.__class__ = parametrize.type_before_parametrizations(module)
+            del module.parametrizations
+            for name, weight in weights.items():
+                setattr(module, name, torch.nn.Parameter(weight.detach()))
+    with tempfile.TemporaryFile() as stream:
+        threads = torch.get_num_threads()
+        torch.save((system, wavs, wav_lens, repeats, threads), stream)
+        stream.seek(0)
+        child = subprocess.run(
+            [sys.executable, "-c", f"import {__name__} as c; c.run_here()"],
+            stdin=stream,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+    if child.returncode:
+        lines = child.stderr.splitlines() or [f"exit code {child.returncode}"]
+        raise RuntimeError(lines[-1])
+    return json.loads(child.stdout.splitlines()[-1])
+
+
+@torch.no_grad()
+def run_here():
+    """Be the other process: from standard input to seconds and bytes."""
+    system, wavs, wav_lens, repeats, threads = torch.load(
+        sys.stdin.buffer, weights_only=False
+    )
+    torch.set_num_threads(threads)
+    # What is lazy is loaded now, by so little that it leaves no memory.
+    n_short = min(wavs.shape[1], 8000)
+    _infer(system, wavs[:1, :n_short], torch.ones_like(wav_lens[:1]))
+    with PeakMemory(wavs.device.type) as memory:
+        _infer(system, wavs, wav_lens)
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        _infer(system, wavs, wav_lens)
+        seconds.append(time.perf_counter() - start)
+    print(json.dumps([statistics.median(seconds), memory.bytes]))
 
 
 _STATM = Path("/proc/self/statm")
@@ -279,6 +342,9 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats()
             self._start = torch.cuda.memory_allocated()
         elif _STATM.is_file():
+            trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+            if trim is not None:
+                trim(0)  # what was freed would be taken again unnoticed
             self._start = self._peak = _resident_bytes()
             self._stop = threading.Event()
             self._thread = threading.Thread(target=self._watch)

@@ -1,8 +1,10 @@
 """Which expert served which frame: noted in a test, saved, read again."""
 
 import os
+import zlib
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from speechbrain.processing.vocal_features import compute_autocorr_features
 from merit_modules.errors import InputError
 
 FRAMES_PER_S = 50.0
+_UNREADABLE = (OSError, ValueError, EOFError, BadZipFile, zlib.error)
 
 
 class Routing(NamedTuple):
@@ -163,7 +166,7 @@ def read_routing(path):
             arrays = {name: archive[name] for name in archive.files}
         utt_ids, n_frames = arrays["utt_ids"], arrays["n_frames"]
         voicing = arrays["voicing"]
-    except (OSError, ValueError, KeyError) as error:
+    except (*_UNREADABLE, KeyError) as error:
         raise InputError(
             f"{path}: expected routing decisions: {error}"
         ) from None

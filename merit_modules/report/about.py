@@ -3,20 +3,33 @@
 from collections import Counter
 
 from merit_modules.report.significance.bootstrap import FEW_UNITS
+from merit_modules.report.writers import Extra
 
 _HOW = {
     "bootstrap": "paired bootstrap over speakers ({n} resamples)",
     "permutation": "paired permutation of speakers (at most {n} of them)",
-    "subsets": "two-tailed paired t-test over 40 random subsets (where a "
-    "condition has fewer than 40 utterances: paired bootstrap over speakers)",
-    "mcnemar": "McNemar's test on the decisions (all else: paired "
-    "bootstrap over speakers, {n} resamples)",
-    "wilcoxon": "Wilcoxon's signed-rank test on the scores of utterances "
-    "(emotions: paired bootstrap over speakers, {n} resamples)",
+    "subsets": "two-tailed paired t-test over 40 random subsets, taken for "
+    "independent (where a condition has fewer than 40 utterances: paired "
+    "bootstrap over speakers)",
+    "mcnemar": "McNemar's test on the decisions, taken for independent (all "
+    "else: paired bootstrap over speakers, {n} resamples)",
+    "wilcoxon": "Wilcoxon's signed-rank test on the scores of utterances, "
+    "taken for independent (emotions: paired bootstrap over speakers, {n} "
+    "resamples)",
+}
+
+_NOT_STATED = "not stated"
+#: Heading to key and unit.
+_COSTS = {
+    "parameters, M": ("parameters", 1e6),
+    "active per frame, M": ("active_parameters", 1e6),
+    "GMAC per s of audio": ("macs_per_s", 1e9),
+    "s per s of audio": ("rtf",),
+    "peak memory, MiB": ("peak_memory_bytes", 2**20),
 }
 
 
-def about(study, settings):
+def about(study, settings, tables):
     """Say what was compared.
 
     Arguments
@@ -25,6 +38,8 @@ def about(study, settings):
         The runs.
     settings : Settings
         How systems were compared.
+    tables : dict
+        Score to system to column to cell.
 
     Returns
     -------
@@ -58,25 +73,41 @@ def about(study, settings):
         + ", ".join(c.name for c in study.conditions)
         + ". The mixtures are the same for all systems.",
         "A system's runs are pooled; an observation is an utterance under a "
-        "condition in a run. A mean over conditions is the mean of their "
+        "condition in a run, and a column takes those that all its systems "
+        "have. A mean over conditions is the mean of their "
         "scores. Intervals: 95 %, percentile bootstrap over speakers "
         f"({settings.n_resamples} resamples).",
     ]
     if settings.baseline:
         how = _HOW[settings.test].format(n=settings.n_resamples)
         lines.append(
-            f"Compared with {settings.baseline}, on the observations that "
-            f"both have: {how}; p values after Holm's correction over the "
-            f"systems of a column, significant below {settings.alpha:g}."
+            f"Compared with {settings.baseline}: {how}; p values after Holm's "
+            "correction over the systems of a column, significant below "
+            f"{settings.alpha:g}."
         )
     if study.has_speakers and len(study.speakers) < FEW_UNITS:
         lines.append(
             f"Caution: with {len(study.speakers)} speakers, bootstrap "
             "intervals are too narrow and bootstrap p values too small; a "
-            "permutation of speakers stays valid, and cannot show less than p "
-            f"= {2 / 2 ** len(study.speakers):.2g}."
+            "permutation of speakers stays valid."
         )
-    return lines + _versions(runs)
+    return lines + _out_of_reach(tables, settings.alpha) + _versions(runs)
+
+
+def _out_of_reach(tables, alpha):
+    """Name the columns in which no difference could be significant."""
+    found = {}
+    for table in tables.values():
+        for cells in table.values():
+            for column, cell in cells.items():
+                if cell.get("p_smallest", 0) >= alpha:
+                    found.setdefault(cell["p_smallest"], {})[column] = None
+    return [
+        f"No p below {p:.2g} is possible with so few speakers and so many "
+        f"systems ({', '.join(columns)}): no difference can be significant "
+        f"at {alpha:g} there, and none is marked."
+        for p, columns in sorted(found.items())
+    ]
 
 
 def _by_runs(study):
@@ -129,6 +160,37 @@ def costs(study):
         if "cost" in run.results:
             found.setdefault(run.system, run.results["cost"])
     return found
+
+
+def summarise_costs(costs):
+    """Make a table (Extra) of what :func:`costs` found."""
+
+    def told(cost, name, unit=1):
+        # Memory and time measured beside other work, as once, say nothing.
+        needs_own = name in ("rtf", "peak_memory_bytes")
+        if needs_own and not cost.get("own_process"):
+            return _NOT_STATED
+        return f"{cost[name] / unit:.3g}" if name in cost else "-"
+
+    rows = [
+        [
+            system,
+            *(told(cost, *column) for column in _COSTS.values()),
+            *(str(cost.get(k, _NOT_STATED)) for k in ("device", "threads")),
+        ]
+        for system, cost in costs.items()
+    ]
+    legend = (
+        "Inference of all tasks, as the first run of each system measured it; "
+        "time and memory (above weights and input) in a process of its own."
+    )
+    if len({tuple(row[-2:]) for row in rows}) > 1:
+        legend += (
+            " Devices or threads differ or were not stated by an earlier "
+            "version: times cannot be compared."
+        )
+    header = ["system", *_COSTS, "device", "threads"]
+    return Extra("Cost", legend, header, rows)
 
 
 def failures(study):

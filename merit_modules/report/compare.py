@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from merit_modules.errors import InputError
+from merit_modules.report.runs import NOISY
 from merit_modules.report.significance.bootstrap import Bootstrap
 from merit_modules.report.significance.comparison import holm
 from merit_modules.report.significance.paired_tests import (
@@ -24,9 +25,10 @@ from merit_modules.report.significance.scores import (
 )
 from merit_modules.report.study import numbers
 
-NOISY = "noisy input"
 MEAN = "mean"
 CCC = "ccc_"
+GAIN = "gain_"
+SAME = 1e-12  # differences below it come from the order of summation
 #: Name of a test to what it can compare.
 TESTS = {
     "bootstrap": "all scores",
@@ -126,7 +128,7 @@ class Comparer:
         # The baseline first, the others as they were given.
         study.systems.sort(key=lambda system: system != settings.baseline)
         self.columns = _columns_of(study.conditions)
-        self._cached_for, self._cache = None, {}  # rows of one score
+        self._shared = {}  # condition to the rows of one score
         self.boot = Bootstrap(
             len(study.speakers), settings.n_resamples, settings.seed
         )
@@ -134,82 +136,69 @@ class Comparer:
     def tables(self):
         """Fill a table per score.
 
+        All systems of a column are scored on the observations that all of
+        them have; where they share none, each on its own, and nothing is
+        compared.
+
         Returns
         -------
         dict
             Score to system to column to cell: ``score``, ``low``, ``high``
             (95 % interval over speakers), ``n``, ``n_runs``, ``std`` (over
-            runs, from two on), of enhancement ``gain_over_input`` and, for
-            all but the baseline, ``difference``, ``difference_low``,
-            ``difference_high``, ``relative_percent``,
-            ``p_value``, ``p_holm`` and ``mark``: ``+`` for significantly
-            better or higher, ``-`` for lower, else empty. A cell without
-            observations is absent.
+            runs, from two on), ``best`` (true for the highest) and, for
+            all but the baseline, ``difference``, ``tested_difference`` (what
+            the test compares, where it is no difference of the scores),
+            ``difference_low``, ``difference_high``, ``relative_percent``,
+            ``p_value``, ``p_holm``, ``p_smallest`` (that Holm's correction of
+            so many units and systems can reach) and ``mark``: ``+`` for
+            significantly better or higher, ``-`` for lower, else empty. A
+            cell without observations is absent. The gain over the noisy input
+            is a score of its own: ``gain_`` and the name of the metric.
         """
         names = list(DECISION_SCORES) if self.study.classes else []
         names.remove("f1_micro") if names else None  # it is wa
         names += [f"{CCC}{name}" for name in self.study.attributes]
+        names += self.study.metrics
+        names += [f"{GAIN}{name}" for name in self.study.metrics]
         found = {name: self._table(name) for name in names}
-        found |= {m: self._table(m) for m in self.study.metrics}
         return {name: table for name, table in found.items() if table}
 
     def _table(self, name):
+        self._shared = {
+            c: self._observe(name, c) for c in self.study.conditions
+        }
         table = {}
-        for system in self._rows(name):
-            cells = {}
-            for column in self.columns:
-                cell = self._cell(name, system, column)
-                if cell:
-                    cells[column.name] = cell
+        for system in (NOISY, *self.study.systems):
+            cells = {c.name: self._cell(name, system, c) for c in self.columns}
+            cells = {column: cell for column, cell in cells.items() if cell}
             if cells:
                 table[system] = cells
-        self._compare(name, table)
+        if not name.startswith(GAIN):  # as that of the scores themselves
+            self._compare(name, table)
+        self._find_best(name, table)
         return table
 
-    def _rows(self, name):
-        systems = list(self.study.systems)
-        if name in self.study.metrics:
-            systems.insert(0, NOISY)
-        return systems
+    def _observe(self, name, condition):
+        """Return system to rows, and whether they are the same for all."""
+        metric = name.removeprefix(GAIN)
+        if metric not in self.study.metrics:
+            return self.study.shared(condition, _column(name), name)
+        source = NOISY, f"noisy_{metric}"
+        column = f"enhanced_{metric}"
+        found, paired = self.study.shared(condition, column, metric, source)
+        if metric != name and NOISY not in found:
+            return {}, True
+        if metric != name:
+            del found[NOISY]
+        return found, paired
 
-    def _observations(self, name, system, condition):
-        """Return key to row, without rows that lack the score."""
-        asked = name, system, condition
-        if self._cached_for != name:
-            self._cached_for, self._cache = name, {}
-        if asked not in self._cache:
-            self._cache[asked] = self._read(*asked)
-        return self._cache[asked]
+    def _rows(self, system, condition):
+        return list(self._shared[condition][0].get(system, {}).values())
 
-    def _read(self, name, system, condition):
-        source, side = system, "enhanced"
-        if system == NOISY:
-            source, side = self._with_metric(name), "noisy"
-        found = self.study.observations(source, condition) if source else {}
-        column = f"{side}_{name}"
-        if name in DECISION_SCORES:
-            column = "prediction"
-        elif name.startswith(CCC):
-            column = f"prediction_{name.removeprefix(CCC)}"
-        return {
-            key: {**row, "value": row[column]}
-            for key, row in found.items()
-            if row.get(column)
-        }
+    def _is_paired(self, column):
+        return all(self._shared[c][1] for c in column.conditions)
 
-    def _with_metric(self, name):
-        """The system with the most observations says what the input was."""
-        first = self.study.conditions[0]
-        counts = {
-            system: sum(
-                bool(row.get(f"noisy_{name}"))
-                for row in self.study.observations(system, first).values()
-            )
-            for system in self.study.systems
-        }
-        return max(counts, key=counts.get)
-
-    def _reduce(self, name, rows, units, n_units):
+    def _reduce(self, name, system, rows, units, n_units):
         """Turn rows into the table that scores are computed from."""
         if name in DECISION_SCORES:
             return confusions(
@@ -218,7 +207,7 @@ class Comparer:
                 len(self.study.classes),
                 n_units,
             )
-        values = numbers(rows, "value")
+        values = _values(name, system, rows)
         if name.startswith(CCC):
             labels = numbers(rows, f"label_{name.removeprefix(CCC)}")
             return moments(values, labels, units, n_units)
@@ -229,124 +218,118 @@ class Comparer:
             return concordance
         return DECISION_SCORES.get(name, mean)
 
-    def _by_speaker(self, name, rows):
-        return self._reduce(
-            name, rows, self.study.units(rows), len(self.study.speakers)
-        )
+    def _by_speaker(self, name, system, rows):
+        units = self.study.units(rows)
+        return self._reduce(name, system, rows, units, len(self.study.speakers))
 
     def _cell(self, name, system, column):
-        observed = [
-            self._observations(name, system, condition)
-            for condition in column.conditions
-        ]
+        observed = [self._rows(system, c) for c in column.conditions]
         if not all(observed):
             return None
-        tables = [self._by_speaker(name, list(o.values())) for o in observed]
+        tables = [self._by_speaker(name, system, rows) for rows in observed]
         interval = self.boot.interval(self._score(name), tables)
-        runs = sorted({key[:2] for key in observed[0]}, key=str)
-        by_run = [
-            np.mean(
-                [
-                    self._score(name)(
-                        self._by_speaker(
-                            name,
-                            [row for key, row in o.items() if key[:2] == run],
-                        ).sum(axis=0)
-                    )
-                    for o in observed
-                ]
-            )
-            for run in runs
-        ]
+        by_run = {}
+        for condition in column.conditions:
+            parts = {}
+            for key, row in self._shared[condition][0][system].items():
+                parts.setdefault(key[:2], []).append(row)
+            for run, rows in parts.items():
+                table = self._by_speaker(name, system, rows).sum(axis=0)
+                by_run.setdefault(run, []).append(self._score(name)(table))
         cell = {**interval._asdict(), "n": sum(map(len, observed))}
-        if name in self.study.metrics and system != NOISY:
-            gain = _gain(name, observed)
-            if gain is not None:
-                cell["gain_over_input"] = gain
-        cell["n_runs"] = len(runs)
-        if len(runs) > 1:
-            cell["std"] = float(np.std(by_run, ddof=1))
+        cell["n_runs"] = len(by_run)
+        if len(by_run) > 1:
+            means = [np.mean(scores) for scores in by_run.values()]
+            cell["std"] = float(np.std(means, ddof=1))
         return cell
+
+    def _find_best(self, name, table):
+        """Mark the highest; the noisy input, whose gain is 0, takes part."""
+        for column in filter(self._is_paired, self.columns):
+            cells = [t[column.name] for t in table.values() if column.name in t]
+            scores = [cell["score"] for cell in cells]
+            scores += [0.0] if name.startswith(GAIN) else []
+            for cell in cells if len(scores) > 1 else ():
+                cell["best"] = cell["score"] >= max(scores) - SAME
 
     def _compare(self, name, table):
         baseline = self.settings.baseline
         if baseline not in table:
             return
         others = [s for s in table if s not in (baseline, NOISY)]
-        for column in self.columns:
-            family = {}
-            for system in others:
-                if (
-                    column.name in table[system]
-                    and column.name in (table[baseline])
-                ):
-                    found = self._difference(name, system, column)
-                    if found is not None:
-                        family[system] = found
+        for column in filter(self._is_paired, self.columns):
+            if column.name not in table[baseline]:
+                continue
+            family = {
+                system: self._difference(name, system, column)
+                for system in others
+                if column.name in table[system]
+            }
+            reference = table[baseline][column.name]["score"]
             adjusted = holm(list(family.values()))
             for (system, raw), final in zip(family.items(), adjusted):
-                reference = table[baseline][column.name]["score"]
-                table[system][column.name] |= self._marks(
-                    name, raw, final, reference
-                )
+                cell = table[system][column.name]
+                cell |= self._marks(name, raw, final, cell["score"], reference)
+                smallest = raw.smallest_p * len(family)
+                cell["p_smallest"] = min(1.0, smallest)
 
-    def _marks(self, name, raw, final, reference):
-        significant = final.p_value < self.settings.alpha
+    def _marks(self, name, raw, final, score, reference):
+        difference = score - reference
+        difference = 0.0 if abs(difference) < SAME else difference
+        # Tests of subsets or decisions may point the other way.
+        agree = raw.difference * difference > 0
+        significant = agree and final.p_value < self.settings.alpha
         found = {
-            "difference": raw.difference,
+            "difference": difference,
+            "tested_difference": raw.difference,
             "p_value": raw.p_value,
             "p_holm": final.p_value,
-            "n_paired": raw.n,
-            "mark": ("+" if raw.difference > 0 else "-") if significant else "",
+            "mark": ("+" if difference > 0 else "-") if significant else "",
         }
         if raw.low is not None:
             found |= {"difference_low": raw.low, "difference_high": raw.high}
-        # Of decibels, which have no zero, a ratio says nothing.
-        if reference and not name.endswith("_db"):
-            found["relative_percent"] = 100 * raw.difference / abs(reference)
+        # Other scores have no zero, so that a ratio says nothing.
+        if reference and name in DECISION_SCORES:
+            found["relative_percent"] = 100 * difference / reference
         return found
 
     def _difference(self, name, system, column):
-        """Compare a system with the baseline on what both have."""
-        pairs = [
-            self._pair(name, system, condition)
-            for condition in column.conditions
-        ]
-        if not all(ours for ours, _ in pairs):
-            return None
-        n = sum(len(ours) for ours, _ in pairs)
+        """Compare a system with the baseline."""
+        sides = system, self.settings.baseline
+        rows = [[self._rows(s, c) for c in column.conditions] for s in sides]
+        n = sum(map(len, rows[0]))
         test, score = self.settings.test, self._score(name)
-        is_decision = name in DECISION_SCORES
-        if test == "mcnemar" and is_decision:
-            ours, theirs = (sum(side, []) for side in zip(*pairs))
+        if test == "mcnemar" and name in DECISION_SCORES:
+            ours, theirs = (sum(side, []) for side in rows)
             labels, predictions = self.study.decisions(ours)
             return mcnemar(labels, predictions, self.study.decisions(theirs)[1])
         if test == "wilcoxon" and name in self.study.metrics:
-            ours, theirs = (sum(side, []) for side in zip(*pairs))
-            return wilcoxon(numbers(ours, "value"), numbers(theirs, "value"))
-        if test == "subsets" and min(len(o) for o, _ in pairs) >= N_SUBSETS:
+            ours, theirs = (sum(side, []) for side in rows)
+            column = _column(name)
+            return wilcoxon(numbers(ours, column), numbers(theirs, column))
+        if test == "subsets" and min(map(len, rows[0])) >= N_SUBSETS:
+            seed = self.settings.seed
             tables = [
                 [
                     self._reduce(
                         name,
-                        side,
-                        random_subsets(
-                            len(side), N_SUBSETS, self.settings.seed
-                        ),
+                        system,
+                        part,
+                        random_subsets(len(part), N_SUBSETS, seed),
                         N_SUBSETS,
                     )
-                    for side in pair
+                    for part in side
                 ]
-                for pair in pairs
+                for side in rows
             ]
             return subset_t_test(
                 lambda stack: np.mean([score(t) for t in stack], axis=0),
-                *([t[side] for t in tables] for side in (0, 1)),
+                *tables,
                 n,
             )
         tables = [
-            [self._by_speaker(name, pair[side]) for pair in pairs]
-            for side in (0, 1)
+            [self._by_speaker(name, s, part) for part in side]
+            for s, side in zip(sides, rows)
         ]
         if test == "permutation":
             return permute_units(
@@ -358,21 +341,22 @@ class Comparer:
             )
         return self.boot.compare(score, *tables, n)
 
-    def _pair(self, name, system, condition):
-        ours = self._observations(name, system, condition)
-        theirs = self._observations(name, self.settings.baseline, condition)
-        shared = sorted(set(ours) & set(theirs), key=str)
-        return [ours[k] for k in shared], [theirs[k] for k in shared]
+
+def _column(name):
+    """Name the column that a score of a system is computed from."""
+    if name in DECISION_SCORES:
+        return "prediction"
+    if name.startswith(CCC):
+        return f"prediction_{name.removeprefix(CCC)}"
+    return f"enhanced_{name.removeprefix(GAIN)}"
 
 
-def _gain(name, observed):
-    """Mean over conditions of enhanced minus noisy, where both are known."""
-    gains = []
-    for rows in observed:
-        noisy = numbers(rows.values(), f"noisy_{name}")
-        gain = numbers(rows.values(), "value") - noisy
-        gain = gain[np.isfinite(gain)]
-        if not len(gain):
-            return None
-        gains.append(gain.mean())
-    return float(np.mean(gains))
+def _values(name, system, rows):
+    """Read the numbers (N,) that a score is computed from."""
+    metric = name.removeprefix(GAIN)
+    if system == NOISY:
+        return numbers(rows, f"noisy_{metric}")
+    values = numbers(rows, _column(name))
+    return (
+        values - numbers(rows, f"noisy_{metric}") if metric != name else values
+    )

@@ -5,6 +5,7 @@ import numpy as np
 from merit_modules.evaluation.metrics.classification import (
     classification_scores,
 )
+from merit_modules.evaluation.metrics.table import number
 
 #: Score to heading, of what is not told by class.
 _WHOLE = {
@@ -31,15 +32,10 @@ def score_emotions(study):
         calibration error and more. Systems without decisions are absent.
     """
     found = {}
-    for system in study.systems:
-        for condition in study.conditions:
-            rows = [
-                row
-                for row in study.observations(system, condition).values()
-                if row.get("prediction")
-            ]
-            if not rows:
-                continue
+    for condition in study.conditions:
+        shared, _ = study.shared(condition, "prediction", "f1_macro")
+        for system, observed in shared.items() if study.classes else ():
+            rows = list(observed.values())
             labels, predictions = study.decisions(rows)
             probs = [
                 [float(row[f"prob_{name}"]) for name in study.classes]
@@ -98,4 +94,4 @@ def summarise_emotions(scores, columns):
 
 def _mean(values):
     values = [value for value in values if value is not None]
-    return f"{np.mean(values):.3f}" if values else "-"
+    return number(np.mean(values) if values else None, 3)

@@ -5,9 +5,15 @@ from pathlib import Path
 from merit_modules.files import write_atomically
 from merit_modules.kinds import FOLDER, SEED, number, whole
 from merit_modules.report import writers
-from merit_modules.report.about import about, costs, failures
+from merit_modules.report.about import (
+    about,
+    costs,
+    failures,
+    summarise_costs,
+)
 from merit_modules.report.compare import Comparer
 from merit_modules.report.emotions import score_emotions, summarise_emotions
+from merit_modules.report.findings import find
 from merit_modules.report.gallery import draw_all, take_examples
 from merit_modules.report.page import render_page
 from merit_modules.report.routing import (
@@ -17,6 +23,8 @@ from merit_modules.report.routing import (
     summarise_routing,
 )
 from merit_modules.report.study import Study
+
+_LEFT_OUT = ["what", "of", "because", "scores"]
 
 
 def write_report(folders, out, settings, title="Comparison of systems"):
@@ -57,10 +65,16 @@ def write_report(folders, out, settings, title="Comparison of systems"):
     ]
     emotions = score_emotions(study)
     routing = analyse_runs(study, settings.seed)
+    omitted = [
+        [*about, ", ".join(writers.heading_of(name)[0] for name in scores)]
+        for about, scores in study.left_out.items()
+    ]
     content = {
-        "about": about(study, settings),
+        "findings": find(tables, comparer.columns, settings),
+        "about": about(study, settings, tables),
         "settings": settings._asdict(),
         "runs": [str(run.folder) for run in study.runs],
+        "left_out": [dict(zip(_LEFT_OUT, row)) for row in omitted],
         "columns": [column.name for column in comparer.columns],
         "scores": tables,
         "emotions": emotions,
@@ -74,6 +88,13 @@ def write_report(folders, out, settings, title="Comparison of systems"):
     pictures = draw_all(study, tables, comparer.columns, routing, figures)
     extras = [
         writers.Extra(
+            "What was left out",
+            "Systems are compared on what all of them have. To compare more, "
+            "test the runs that lack it, or leave their systems out.",
+            _LEFT_OUT,
+            omitted,
+        ),
+        writers.Extra(
             "Emotions",
             "Mean over the conditions of a group, runs pooled; precision and "
             "recall: macro averages; calibration error: 15 bins.",
@@ -85,17 +106,25 @@ def write_report(folders, out, settings, title="Comparison of systems"):
             "The next best expert takes the frames of the one that is gone.",
             *summarise_removal(routing),
         ),
+        summarise_costs(content["cost"]),
+        writers.Extra(
+            "What could not be computed",
+            "Utterances without a value, over all runs.",
+            ["condition", "side", "metric", "reason", "utterances"],
+            [list(map(str, failure)) for failure in content["failures"]],
+        ),
     ]
     extras = [extra for extra in extras if extra.rows]
+    sections = {
+        "Findings": content["findings"],
+        "What was compared": content["about"],
+    }
+    told = title, sections, grids, extras
     examples = take_examples(study, figures)
     files = {
-        "report.html": render_page(
-            title, content, grids, extras, pictures, examples
-        ),
-        "report.md": writers.markdown(
-            grids, extras, content["about"], baseline
-        ),
-        "tables.tex": writers.latex(grids, baseline),
+        "report.html": render_page(*told, baseline, pictures, examples),
+        "report.md": writers.as_markdown(*told, baseline),
+        "tables.tex": writers.as_latex(grids, baseline),
         "tables.csv": writers.long_csv(tables),
         "report.json": writers.as_json(content),
     }

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from merit_modules.evaluation.metrics.table import number
 from merit_modules.evaluation.routing_log import read_routing
 from merit_modules.report.routing_analysis import FACTORS, analyse_routing
 
@@ -142,24 +143,20 @@ def summarise_removal(analyses):
                 for name, decimals in (("f1_macro", 3), ("si_sdr_db", 2)):
                     value = entry[name]
                     before = whole[entry["condition"]][name]
-                    cells.append(_number(value, decimals))
+                    cells.append(number(value, decimals))
                     lost = None if None in (value, before) else value - before
                     cells.append(
-                        "" if one is None else _number(lost, decimals, "+")
+                        "" if one is None else number(lost, decimals, "+")
                     )
                 rows.append(cells)
     return header, rows
-
-
-def _number(value, decimals, sign=""):
-    return "-" if value is None else f"{value:{sign}.{decimals}f}"
 
 
 def _spread(values, decimals=2):
     values = [value for value in values if value is not None]
     if not values:
         return "-"
-    text = f"{np.mean(values):.{decimals}f}"
+    text = number(np.mean(values), decimals)
     if len(values) > 1:
         text += f" ± {np.std(values, ddof=1):.{decimals}f}"
     return text
@@ -172,4 +169,4 @@ def _information(found):
     percent = np.mean([f["percent"] for f in found])
     chance = np.mean([f["chance_percent"] for f in found])
     mark = "*" if all(f["p_value"] < ALPHA for f in found) else ""
-    return f"{percent:.1f}{mark} ({chance:.1f})"
+    return f"{number(percent, 1)}{mark} ({number(chance, 1)})"

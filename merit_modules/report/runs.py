@@ -5,6 +5,8 @@ from pathlib import Path
 from merit_modules.errors import InputError
 from merit_modules.evaluation.run_folder import RESULTS, SCORES
 
+NOISY = "noisy input"  # a row of the tables beside the systems
+
 
 def find_runs(folders):
     """Find runs in folders.
@@ -63,11 +65,7 @@ def check_comparable(runs):
     """
     first, seen, noises = runs[0], {}, {}
     for run in runs:
-        if run.system is None or run.seed is None:
-            raise InputError(
-                f"{run.folder / RESULTS}: expected the results of a run: no "
-                f"{'system' if run.system is None else 'seed'}"
-            )
+        _check_names(run)
         one, other = (r.results.get("corpus") for r in (first, run))
         if one != other:
             raise InputError(
@@ -93,3 +91,21 @@ def check_comparable(runs):
                         f"{row['noise']!r}, in {folder} with {noise!r}: not "
                         "the same test"
                     )
+
+
+def _check_names(run):
+    """Make sure that the results say whose they are."""
+    path = run.folder / RESULTS
+    expected = {"system": (str,), "seed": (int,), "fold": (int, type(None))}
+    for name, kinds in expected.items():
+        value = run.results.get(name)
+        if not isinstance(value, kinds) or value == "":
+            found = f"no {name}" if value is None else f"{name}: {value!r}"
+            raise InputError(f"{path}: expected the results of a run: {found}")
+    if run.system == NOISY:
+        raise InputError(f"{path}: no system can be called {NOISY!r}")
+    for name in run.rows:
+        if not isinstance(name, str) or not name:
+            raise InputError(
+                f"{path}: expected the name of a condition, got {name!r}"
+            )

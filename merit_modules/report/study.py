@@ -1,10 +1,11 @@
 """All runs of a comparison as one set of paired observations.
 
 An observation is an utterance under a condition in a run: fold, seed, id. The
-runs of a system are pooled; two systems are compared on what both have.
+runs of a system are pooled; systems are compared on what all of them have.
 """
 
 import math
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,8 @@ from merit_modules.errors import InputError
 from merit_modules.evaluation.run_folder import read_run
 from merit_modules.report.runs import check_comparable, find_runs
 from merit_modules.report.significance.bootstrap import units_of
+
+ALL = "all scores"
 
 
 class Condition(NamedTuple):
@@ -52,7 +55,9 @@ class Study:
         self.runs = [read_run(folder) for folder in find_runs(folders)]
         check_comparable(self.runs)
         self.systems = list(dict.fromkeys(run.system for run in self.runs))
-        self.conditions = _conditions(self.runs)
+        #: (what, of which systems, because of which runs) to scores.
+        self.left_out = {}
+        self.conditions = self._conditions()
         self.classes = _classes(self.runs)
         self.attributes = _attributes(self.runs)
         self.metrics = _metrics(self.runs)
@@ -76,26 +81,118 @@ class Study:
         """List the runs of a system."""
         return [run for run in self.runs if run.system == system]
 
-    def observations(self, system, condition):
-        """Collect what a system's runs made of a condition.
+    def shared(self, condition, column, score, with_input=None):
+        """Collect the observations that all systems have.
+
+        Systems without a value in the column have no part in this; what the
+        others do not share is noted in ``left_out``.
 
         Arguments
         ---------
-        system : str
-            Name of the system.
         condition : Condition
             The condition.
+        column : str
+            Which value a row must have.
+        score : str
+            Name of the score, to say what was left out of.
+        with_input : str, optional
+            Name and column of the noisy input, as one more system.
 
         Returns
         -------
-        dict
-            (fold, seed, id) to row.
+        found : dict
+            System to (fold, seed, id) to row.
+        is_paired : bool
+            False where they share nothing: each has its own observations.
         """
+        found = {system: {} for system in self.systems}
+        for run in self.runs:
+            for utt_id, row in run.rows[condition.name].items():
+                if row.get(column):
+                    found[run.system][run.fold, run.seed, utt_id] = row
+        found = {system: rows for system, rows in found.items() if rows}
+        if with_input is not None:
+            name, column = with_input
+            heard = {
+                key: row
+                for rows in found.values()
+                for key, row in rows.items()
+                if row.get(column)
+            }
+            found |= {name: heard} if heard else {}
+        everything = set().union(*found.values())
+        keys = everything.intersection(*found.values())
+        if everything and not keys:
+            about = "all comparisons", ", ".join(found), "nothing in common"
+            self.leave_out(*about, score)
+            return found, False
+        self._note(found, everything - keys, condition.name, score)
+        keys = sorted(keys, key=str)
         return {
-            (run.fold, run.seed, utt_id): row
-            for run in self.runs_of(system)
-            for utt_id, row in run.rows.get(condition.name, {}).items()
-        }
+            s: {k: rows[k] for k in keys} for s, rows in found.items()
+        }, True
+
+    def leave_out(self, what, of, why, score):
+        """Note what has no part in a score, and why."""
+        self.left_out.setdefault((what, of, why), {})[score] = None
+
+    def _note(self, found, missed, condition, score):
+        """Say which observations have no partner, and because of whom."""
+        runs = {s: {(r.fold, r.seed) for r in self.runs_of(s)} for s in found}
+        counts = Counter()
+        for key in missed:
+            lack = tuple(s for s in found if key not in found[s])
+            no_run = tuple(
+                s for s in lack if runs[s] and key[:2] not in runs[s]
+            )
+            counts[key[:2] if no_run else None, no_run or lack] += 1
+        for (run, lack), n in sorted(counts.items(), key=str):
+            of = ", ".join(s for s in self.systems if s in {*found} - {*lack})
+            what, why = f"utterances: {n} of {condition}", "no value"
+            if run:
+                what, why = _name(*run), "no such run"
+            self.leave_out(what, of, f"{', '.join(lack)}: {why}", score)
+
+    def _conditions(self):
+        """List what every run was tested under: by group, SNR, clean last."""
+        found = {}
+        for run in self.runs:
+            for entry in run.results["conditions"]:
+                name = entry["name"]
+                noise = (entry["noise"] or "clean").removeprefix("test_")
+                test_set = entry.get("test_set")
+                group = noise if test_set is None else f"{test_set} {noise}"
+                found.setdefault(name, Condition(name, group, entry["snr_db"]))
+        for name in list(found):
+            lacking = {}
+            for run in self.runs:
+                if name not in run.rows:
+                    where = _name(run.fold, run.seed)
+                    lacking.setdefault(run.system, []).append(where)
+            if lacking:
+                del found[name]
+                having = {r.system: None for r in self.runs if name in r.rows}
+                why = [
+                    f"{s} ({'; '.join(runs)})" for s, runs in lacking.items()
+                ]
+                self.leave_out(
+                    f"condition {name}",
+                    ", ".join(having),
+                    f"{', '.join(why)}: not tested",
+                    ALL,
+                )
+        if not found:
+            raise InputError("the runs have no test condition in common")
+        kept = list(found.values())
+        groups = list(dict.fromkeys(c.group for c in kept))
+        return sorted(
+            kept,
+            key=lambda c: (
+                c.snr_db is None,
+                groups.index(c.group),
+                math.inf if c.snr_db is None else c.snr_db,
+            ),
+        )
 
     def units(self, rows):
         """Number the speakers of rows (N,); utterances where none is known."""
@@ -115,27 +212,8 @@ def numbers(rows, column):
     return np.array([float(row.get(column) or "nan") for row in rows])
 
 
-def _conditions(runs):
-    """List conditions that every run has: by group, then SNR, clean last."""
-    found = {}
-    for entry in runs[0].results["conditions"]:
-        noise = (entry["noise"] or "clean").removeprefix("test_")
-        test_set = entry.get("test_set")
-        group = noise if test_set is None else f"{test_set} {noise}"
-        found[entry["name"]] = Condition(entry["name"], group, entry["snr_db"])
-    shared = set(found).intersection(*(run.rows for run in runs))
-    if not shared:
-        raise InputError("the runs have no test condition in common")
-    kept = [c for c in found.values() if c.name in shared]
-    groups = list(dict.fromkeys(c.group for c in kept))
-    return sorted(
-        kept,
-        key=lambda c: (
-            c.snr_db is None,
-            groups.index(c.group),
-            math.inf if c.snr_db is None else c.snr_db,
-        ),
-    )
+def _name(fold, seed):
+    return f"seed {seed}" if fold is None else f"fold {fold}, seed {seed}"
 
 
 def _classes(runs):

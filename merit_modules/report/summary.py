@@ -8,12 +8,14 @@ cross-validation, with the standard deviation over seeds.
 
 import statistics
 
+from merit_modules.data.escaping import markdown
 from merit_modules.errors import InputError
 from merit_modules.evaluation.metrics.attributes import attribute_scores
 from merit_modules.evaluation.metrics.classification import (
     classification_scores,
 )
 from merit_modules.evaluation.metrics.scoring import SIDES, summarise
+from merit_modules.evaluation.metrics.table import number
 
 _GAIN = "gain"
 _NOT_SCORES = ("n", "accuracy", "wa")  # these are F1-micro
@@ -265,9 +267,6 @@ def _pooled_se(header, rows):
     return _scores({"se": summary})["se"]
 
 
-_MISSING = "-"
-
-
 def summary_table(summary):
     """Write a summary as Markdown that reads well as plain text, too.
 
@@ -305,7 +304,7 @@ def summary_table(summary):
     of = [_numbers("fold", folds)] if folds else []
     of.append(_numbers("seed", {run["seed"] for run in runs}))
     many = f"{len(runs)} runs" if len(runs) > 1 else "1 run"
-    lines = [f"# {summary['system']} on {summary['corpus']}", ""]
+    lines = [markdown(f"# {summary['system']} on {summary['corpus']}"), ""]
     lines += [f"Mean ± standard deviation over {many} ({'; '.join(of)}).", ""]
     lines += _table(conditions, "runs", [c["n_runs"] for c in conditions])
     if len(folds) > 1:
@@ -313,12 +312,13 @@ def summary_table(summary):
         sizes = ["/".join(map(str, condition["n"])) for condition in pooled]
         lines += ["", "Folds pooled: the test utterances of a seed as one set."]
         lines += ["", *_table(pooled, "utterances", sizes)]
-    notes = [f"- Not finished: {text}" for text in summary["missing"]]
+    notes = [f"Not finished: {text}" for text in summary["missing"]]
     notes += [
-        f"- {condition['name']}: {n} utterances without {key}"
+        f"{condition['name']}: {n} utterances without {key}"
         for condition in conditions
         for key, n in condition["n_failed"].items()
     ]
+    notes = [f"- {markdown(note)}" for note in notes]
     return "\n".join([*lines, *([""] if notes else []), *notes])
 
 
@@ -330,10 +330,10 @@ def _numbers(what, numbers):
 def _table(conditions, heading, firsts):
     """Lay out the scores that any of the conditions has."""
     columns = _columns(conditions)
-    rows = [["condition", heading, *columns]]
+    rows = [["condition", heading, *map(markdown, columns)]]
     for condition, first in zip(conditions, firsts, strict=True):
         cells = [_cell(condition, path) for path in columns.values()]
-        rows.append([condition["name"], str(first), *cells])
+        rows.append([markdown(condition["name"]), str(first), *cells])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
     return [
@@ -362,7 +362,5 @@ def _cell(condition, path):
     entry = condition
     for key in path:
         entry = entry.get(key, {})
-    if "mean" not in entry:
-        return _MISSING
     std = f" ± {entry['std']:.3f}" if "std" in entry else ""
-    return f"{entry['mean']:.3f}{std}"
+    return number(entry.get("mean"), 3) + std

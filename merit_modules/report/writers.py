@@ -3,9 +3,12 @@
 import csv
 import io
 import json
+import re
 from typing import NamedTuple
 
-from merit_modules.report.compare import CCC, NOISY
+from merit_modules.data.escaping import latex, markdown, spreadsheet
+from merit_modules.evaluation.metrics.table import number
+from merit_modules.report.compare import CCC, GAIN
 
 #: Score to heading and number of decimals.
 HEADINGS = {
@@ -26,12 +29,20 @@ HEADINGS = {
     "dnsmos_ovrl": ("DNSMOS OVRL", 2),
 }
 LEGEND = (
-    "± standard deviation over runs, where there are several; 95 % intervals "
-    "in brackets; in parentheses the change against {baseline} "
-    "(of decibels, the difference); + significantly higher, - significantly "
-    "lower than it; the highest value in bold."
+    "All systems of a column are scored on the observations that all of them "
+    "have. ± standard deviation over runs, where there are several; 95 % "
+    "intervals in brackets; the highest value in bold, that of the noisy input "
+    "too: where it is bold, no system made the speech better. "
 )
-_MISSING = "-"
+CHANGES = (
+    "In parentheses the change against {baseline} (in % for shares of right "
+    "decisions, else the difference); + significantly higher, - significantly "
+    "lower than it. "
+)
+GAINS = (
+    "Gain: enhanced minus noisy, of the same utterances; below 0 the input was "
+    "better, and no such gain is bold."
+)
 
 
 def heading_of(name):
@@ -41,7 +52,12 @@ def heading_of(name):
     -------
     >>> heading_of("si_sdr_db"), heading_of("ccc_arousal")
     (('SI-SDR, dB', 2), ('CCC, arousal', 3))
+    >>> heading_of("gain_stoi")
+    ('Gain in STOI', 3)
     """
+    if name.startswith(GAIN):
+        title, decimals = heading_of(name.removeprefix(GAIN))
+        return f"Gain in {title}", decimals
     if name.startswith(CCC):
         return f"CCC, {name.removeprefix(CCC)}", 3
     return HEADINGS.get(name, (name, 3))
@@ -58,8 +74,6 @@ class Grid:
         System to column to cell.
     columns : list of Column
         All columns.
-    with_intervals : bool
-        Write the intervals, too.
 
     Example
     -------
@@ -70,7 +84,7 @@ class Grid:
     [['a', '0.500 [0.400, 0.600]']]
     """
 
-    def __init__(self, name, table, columns, with_intervals=True):
+    def __init__(self, name, table, columns):
         self.title, self.decimals = heading_of(name)
         self.columns = [
             c
@@ -78,48 +92,34 @@ class Grid:
             if any(c.name in cells for cells in table.values())
         ]
         self.header = ["system", *(c.name for c in self.columns)]
-        self.best = {
-            c.name: max(
-                (
-                    (cells[c.name]["score"], system)
-                    for system, cells in table.items()
-                    if c.name in cells and system != NOISY
-                ),
-                default=(None, None),
-            )[1]
-            for c in self.columns
-        }
-        self.rows = [
-            [
-                system,
-                *(
-                    self._text(cells.get(c.name), with_intervals)
-                    for c in self.columns
-                ),
-            ]
-            for system, cells in table.items()
-        ]
+        self.rows, self._best = [], set()
+        for system, cells in table.items():
+            found = [cells.get(c.name) for c in self.columns]
+            self.rows.append([system, *map(self._text, found)])
+            self._best |= {
+                (system, i) for i, c in enumerate(found) if c and c.get("best")
+            }
 
-    def _text(self, cell, with_interval):
+    def _text(self, cell):
         if cell is None:
-            return _MISSING
-        text = f"{cell['score']:.{self.decimals}f}{cell.get('mark', '')}"
-        if with_interval and "std" in cell:
-            text += f" ± {cell['std']:.{self.decimals}f}"
-        if with_interval:
-            text += (
-                f" [{cell['low']:.{self.decimals}f}, "
-                f"{cell['high']:.{self.decimals}f}]"
-            )
+            return number(None, 0)
+
+        def show(name, sign=""):
+            return number(cell[name], self.decimals, sign)
+
+        text = f"{show('score')}{cell.get('mark', '')}"
+        if "std" in cell:
+            text += f" ± {show('std')}"
+        text += f" [{show('low')}, {show('high')}]"
         if "relative_percent" in cell:
-            text += f" ({cell['relative_percent']:+.1f} %)"
+            text += f" ({number(cell['relative_percent'], 1, '+')} %)"
         elif "difference" in cell:
-            text += f" ({cell['difference']:+.{self.decimals}f})"
+            text += f" ({show('difference', '+')})"
         return text
 
     def is_best(self, system, number):
         """Tell whether a system has the highest score of a column."""
-        return self.best[self.columns[number].name] == system
+        return (system, number) in self._best
 
 
 class Extra(NamedTuple):
@@ -128,7 +128,7 @@ class Extra(NamedTuple):
     Arguments
     ---------
     title : str
-        Heading.
+        Heading of its section.
     legend : str
         What its cells are.
     header : list of str
@@ -143,17 +143,19 @@ class Extra(NamedTuple):
     rows: list
 
 
-def markdown(grids, extras, lines, baseline):
+def as_markdown(title, sections, grids, extras, baseline):
     """Write a report as Markdown.
 
     Arguments
     ---------
+    title : str
+        Title.
+    sections : dict
+        Heading to sentences: what is found, what was compared.
     grids : list of Grid
         The tables.
     extras : list of Extra
         Further tables.
-    lines : list of str
-        What was compared.
     baseline : str or None
         Named in the legend.
 
@@ -162,39 +164,53 @@ def markdown(grids, extras, lines, baseline):
     str
         The text.
     """
-    text = "".join(f"{line}\n\n" for line in lines)
+    text = "".join(
+        f"## {heading}\n\n" + "".join(f"{markdown(s)}\n\n" for s in sentences)
+        for heading, sentences in sections.items()
+    )
+    text += f"## Scores\n\n{markdown(legend(baseline))}\n\n"
     for grid in grids:
-        text += f"## {grid.title}\n\n"
-        text += "| " + " | ".join(grid.header) + " |\n"
-        text += "|---" * len(grid.header) + "|\n"
-        for system, *cells in grid.rows:
-            cells = [
-                f"**{cell}**" if grid.is_best(system, i) else cell
-                for i, cell in enumerate(cells)
+        rows = [
+            [
+                markdown(system),
+                *(
+                    f"**{cell}**" if grid.is_best(system, i) else cell
+                    for i, cell in enumerate(cells)
+                ),
             ]
-            text += "| " + " | ".join([system, *cells]) + " |\n"
-        text += f"\n{legend(baseline)}\n\n"
+            for system, *cells in grid.rows
+        ]
+        text += f"### {markdown(grid.title)}\n\n{_table(grid.header, rows)}\n"
     for extra in extras:
-        text += f"## {extra.title}\n\n"
-        text += "| " + " | ".join(extra.header) + " |\n"
-        text += "|---" * len(extra.header) + "|\n"
-        for row in extra.rows:
-            text += "| " + " | ".join(row) + " |\n"
-        text += f"\n{extra.legend}\n\n"
-    return text
+        rows = [map(markdown, row) for row in extra.rows]
+        text += f"## {extra.title}\n\n{_table(extra.header, rows)}\n"
+        text += f"{markdown(extra.legend)}\n\n"
+    contents = "".join(
+        f"{'  ' * (len(level) - 2)}- [{heading}](#{_anchor(heading)})\n"
+        for level, heading in re.findall(r"^(##+) (.*)$", text, re.M)
+    )
+    first, rest = text.split("## What was compared", 1)
+    contents = f"## Contents\n\n{contents}\n## What was compared"
+    return f"# {markdown(title)}\n\n{first}{contents}{rest}"
+
+
+def _table(header, rows):
+    lines = [map(markdown, header), ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _anchor(heading):
+    """Name a heading as GitHub and most others do."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 def legend(baseline):
     """Explain the cells of the tables."""
-    if baseline is None:
-        return (
-            "± standard deviation over runs, where there are several; 95 % "
-            "intervals in brackets; the highest value in bold."
-        )
-    return LEGEND.format(baseline=baseline)
+    changes = CHANGES.format(baseline=baseline) if baseline else ""
+    return LEGEND + changes + GAINS
 
 
-def latex(grids, baseline):
+def as_latex(grids, baseline):
     r"""Write the tables as LaTeX, for ``\usepackage{booktabs}``.
 
     Arguments
@@ -213,37 +229,17 @@ def latex(grids, baseline):
     for grid in grids:
         text += "\\begin{table}\n\\centering\n"
         caption = f"{grid.title}. {legend(baseline)}"
-        text += f"\\caption{{{escape_latex(caption)}}}\n"
+        text += f"\\caption{{{latex(caption)}}}\n"
         text += f"\\begin{{tabular}}{{l{'r' * len(grid.columns)}}}\n\\toprule\n"
-        text += (
-            " & ".join(map(escape_latex, grid.header)) + " \\\\\n\\midrule\n"
-        )
+        text += " & ".join(map(latex, grid.header)) + " \\\\\n\\midrule\n"
         for system, *cells in grid.rows:
-            cells = [escape_latex(cell) for cell in cells]
             cells = [
                 f"\\textbf{{{cell}}}" if grid.is_best(system, i) else cell
-                for i, cell in enumerate(cells)
+                for i, cell in enumerate(map(latex, cells))
             ]
-            text += " & ".join([escape_latex(system), *cells]) + " \\\\\n"
+            text += " & ".join([latex(system), *cells]) + " \\\\\n"
         text += "\\bottomrule\n\\end{tabular}\n\\end{table}\n\n"
     return text
-
-
-def escape_latex(text):
-    r"""Escape what LaTeX takes for commands.
-
-    Example
-    -------
-    >>> print(escape_latex("naive_mtl: 5 %"))
-    naive\_mtl: 5 \%
-    """
-    special = {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        **{c: f"\\{c}" for c in "&%$#_{}"},
-    }
-    return "".join(special.get(c, c) for c in text)
 
 
 def long_csv(tables):
@@ -277,8 +273,13 @@ def long_csv(tables):
     for score, table in tables.items():
         for system, cells in table.items():
             for column, cell in cells.items():
-                about = {"score_name": score, "system": system}
-                writer.writerow({**about, "column": column, **cell})
+                about = {
+                    "score_name": score,
+                    "system": system,
+                    "column": column,
+                }
+                about = {k: spreadsheet(v) for k, v in about.items()}
+                writer.writerow({**about, **cell})
     return stream.getvalue()
 
 

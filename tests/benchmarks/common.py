@@ -5,7 +5,6 @@ to be compared therefore run in turn within one process, and figures are ratios
 of medians; the arithmetic floor is measured in the same run.
 """
 
-import ctypes
 import json
 import os
 import platform
@@ -116,9 +115,6 @@ def peak_bytes(form, device="cpu"):
     int or None
         Bytes; None where the machine does not tell.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)  # what earlier calls freed would be taken again unnoticed
     with PeakMemory(torch.device(device).type) as memory:
         form()
     return memory.bytes

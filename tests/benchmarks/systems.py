@@ -14,7 +14,6 @@ send about all frames to one expert. Memory is what a run needs above weights.
 """
 
 import argparse
-import ctypes
 import json
 import os
 import platform
@@ -129,9 +128,6 @@ def finish(wavs):
 
 def run_watched(form, system, wavs):
     """Return a run's output and the bytes it takes above those in use."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)  # what earlier runs freed would be taken again unnoticed
     with PeakMemory(wavs.device.type) as memory:
         output = form(system, wavs)
     return output, memory.bytes

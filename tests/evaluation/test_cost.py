@@ -10,6 +10,7 @@ from merit_modules.cpu import onednn
 from merit_modules.evaluation.cost import (
     count_macs,
     count_parameters,
+    measure,
     pair_share,
 )
 from merit_modules.heads.se import PaddedBLSTM
@@ -215,3 +216,60 @@ def test_a_system_costs_more_for_more_tasks_and_experts():
     assert count_macs(lambda: sparse(wavs, tasks=["ser"])) < both
     assert both < count_macs(lambda: dense(wavs))
     assert count_macs(lambda: sparse.ssl_encoder(wavs)) < both
+
+
+def measured(system, n_samples=80000, **options):
+    return measure(
+        *(system.eval(), torch.randn(2, n_samples), torch.ones(2)),
+        duration_s=2 * n_samples / 16000,
+        **options,
+    )
+
+
+def test_time_and_memory_are_those_of_another_process():
+    system = tiny_system()
+    # What this process took before is of no account.
+    with torch.no_grad():
+        system.eval()(torch.randn(2, 160000))
+    before = {name: t.clone() for name, t in system.state_dict().items()}
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        short, long = measured(system, 16000), measured(system, 160000)
+    finally:
+        torch.set_num_threads(threads)
+    assert short["own_process"] and short["threads"] == threads + 1
+    assert 0 < short["rtf"] < 10
+    if "peak_memory_bytes" in short:  # else a machine without /proc
+        # Waveforms, layers, spectra of ten seconds, not of one.
+        assert long["peak_memory_bytes"] > 5e6
+        assert long["peak_memory_bytes"] > 3 * short["peak_memory_bytes"]
+    after = system.state_dict()
+    assert list(after) == list(before)  # weight norm is where it was
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_what_no_other_process_can_have_is_not_measured(caplog):
+    system = tiny_system()
+    system.hook = lambda: None
+    found = measured(system, 16000)
+    assert found["macs_per_s"] > 0 and found["threads"] > 0
+    assert not {"rtf", "peak_memory_bytes", "own_process"} & set(found)
+    assert "inference not measured" in caplog.text
+
+
+class Breaks:
+    """What another process cannot read."""
+
+    def __reduce__(self):
+        return int, ("nothing",)
+
+
+def test_a_process_that_fails_says_why(monkeypatch, caplog):
+    system = tiny_system()
+    system.part = Breaks()
+    assert "rtf" not in measured(system, 16000)
+    assert "invalid literal for int() with base 10: 'nothing'" in caplog.text
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    assert "rtf" not in measured(tiny_system(), 16000)
+    assert "No such file or directory: '/nowhere/python'" in caplog.text

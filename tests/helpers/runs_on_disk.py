@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import soundfile
 
 from merit_modules.evaluation.metrics.classification import (
     classification_scores,
@@ -28,17 +29,21 @@ def write_run(
     n_per_speaker=8,
     draw=0,
     attributes=False,
+    balanced=False,
 ):
     """Write ``results.json`` and ``scores.csv`` of a run.
 
     Runs of one fold share utterances, labels and mixtures; ``draw`` makes
     their decisions differ. A system without skill or gain (None) lacks that
-    task. With ``attributes`` emotion is a number and no class.
+    task. With ``attributes`` emotion is a number and no class; ``balanced``
+    classes are equally frequent.
     """
     rng = np.random.default_rng([fold, 7])
     chance = np.random.default_rng([fold, seed, draw])
     n_utterances = n_speakers * n_per_speaker
     labels = rng.integers(3, size=n_utterances)
+    if balanced:
+        labels = np.arange(n_utterances) // n_speakers % 3
     rows, conditions = [], []
     for name, noise_set, snr_db in GRID:
         here = []
@@ -158,3 +163,23 @@ def scores_of(rows):
         [CLASSES.index(row["label"]) for row in rows],
         CLASSES,
     )
+
+
+def write_examples(
+    run, condition, utt_ids, sides=("noisy", "enhanced", "clean")
+):
+    """Write sounds above full scale, which must not clip on a page."""
+    rng = np.random.default_rng(0)
+    folder = run / "examples" / condition
+    folder.mkdir(parents=True)
+    for utt_id in utt_ids:
+        for side in sides:
+            path = folder / f"{utt_id}_{side}.wav"
+            wav = rng.normal(0, 0.5, 16000)
+            soundfile.write(path, wav, 16000, subtype="FLOAT")
+
+
+def change_results(run, **values):
+    """Change what a run says of itself."""
+    path = run / "results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))

@@ -12,7 +12,6 @@ from merit_modules.evaluation.metrics.attributes import attribute_scores
 from merit_modules.report import write_report
 from merit_modules.report.compare import Settings
 from merit_modules.report.study import Study
-from merit_modules.report.writers import escape_latex
 from tests.helpers.runs_on_disk import GRID, scores_of, write_routing, write_run
 
 pytestmark = pytest.mark.slow
@@ -52,15 +51,16 @@ def test_scores_are_those_of_the_pooled_rows(runs, report):
     content, _ = report
     study = Study([runs])
     condition = study.conditions[0]
-    rows = list(study.observations("good", condition).values())
+    observed, _ = study.shared(condition, "prediction", "f1_macro")
+    rows = list(observed["good"].values())
     assert len(rows) == 2 * 96
     cell = content["scores"]["f1_macro"]["good"][condition.name]
     assert cell["score"] == pytest.approx(scores_of(rows)["f1_macro"])
     assert cell["low"] < cell["score"] < cell["high"]
     assert (cell["n"], cell["n_runs"]) == (192, 2)
-    observed = study.observations("good", condition).items()
+    found = observed["good"].items()
     two = [
-        scores_of([row for key, row in observed if key[0] == fold])["f1_macro"]
+        scores_of([row for key, row in found if key[0] == fold])["f1_macro"]
         for fold in (0, 1)
     ]
     assert cell["std"] == pytest.approx(abs(two[0] - two[1]) / 2**0.5)
@@ -219,26 +219,25 @@ def test_a_run_within_a_run_is_no_system(tmp_path):
     assert Study([tmp_path]).systems == ["cascade"]
 
 
-def test_special_characters():
-    assert escape_latex("a_b%&#${}~^\\") == (
-        r"a\_b\%\&\#\$\{\}\textasciitilde{}\textasciicircum{}"
-        r"\textbackslash{}"
-    )
-
-
 def test_gain_over_the_input_is_that_of_the_same_utterances(runs, report):
     cells = report[0]["scores"]["si_sdr_db"]
-    for column, cell in cells["good"].items():
+    gains = report[0]["scores"]["gain_si_sdr_db"]
+    for column, cell in gains["good"].items():
         noisy = cells["noisy input"][column]["score"]
-        assert cell["gain_over_input"] == pytest.approx(cell["score"] - noisy)
-        assert cell["gain_over_input"] == pytest.approx(3.0, abs=0.05)
-    assert "gain_over_input" not in cells["noisy input"]["seen_5dB"]
+        ours = cells["good"][column]["score"]
+        assert cell["score"] == pytest.approx(ours - noisy)
+        assert cell["score"] == pytest.approx(3.0, abs=0.05)
+        assert cell["low"] < cell["score"] < cell["high"]
+        assert cell["best"] and "mark" not in cell
+    assert set(gains) == {"base_line", "twin", "good", "se_only"}
+    assert "clean" not in gains["good"]
 
 
 def test_emotions_are_scored_one_by_one(runs, report):
     content, out = report
     study = Study([runs])
-    rows = study.observations("good", study.conditions[0]).values()
+    asked = study.conditions[0], "prediction", "f1_macro"
+    rows = study.shared(*asked)[0]["good"].values()
     found = content["emotions"]["good"]["seen_-5dB"]
     expected = scores_of(list(rows))
     for name in ("f1_per_class", "precision_per_class", "confusion"):
@@ -276,7 +275,7 @@ def test_routing_is_told_in_numbers(tmp_path):
     text = (tmp_path / "out" / "report.md").read_text()
     row = re.search(r"\| routed \| SE \|(.*)", text)[1].split("|")
     assert row[0].strip() == "2"
-    assert re.fullmatch(r" 100\.0\* \(\d+\.\d\) ", row[6])
+    assert re.fullmatch(r" 100\.0\\\* \(\d+\.\d\) ", row[6])
     row = re.search(r"\| routed \| SER \|(.*)", text)[1].split("|")
     assert row[1].strip() == "3.00 ± 0.00"
     removed = re.findall(r"\| routed \| 0 \| 1 \| clean \|(.*)", text)
@@ -310,7 +309,9 @@ def test_attributes_are_compared_by_concordance(tmp_path, test, capsys):
     )
     assert "ccc_arousal: good" in capsys.readouterr().out
     content = json.loads((out / "report.json").read_text())
-    assert set(content["scores"]) == {"ccc_arousal", "si_sdr_db"}
+    assert set(content["scores"]) == {
+        *("ccc_arousal", "si_sdr_db", "gain_si_sdr_db"),
+    }
     assert content["emotions"] == {}
     cells = content["scores"]["ccc_arousal"]
     assert "noisy input" not in cells

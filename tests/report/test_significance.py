@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import f1_score, recall_score
 from statsmodels.stats.contingency_tables import mcnemar as their_mcnemar
+from statsmodels.stats.multitest import multipletests
 
 from merit_modules.evaluation.metrics.attributes import attribute_scores
 from merit_modules.evaluation.metrics.classification import (
@@ -351,6 +352,14 @@ def test_holm_worked_example():
     # 0.005 * 5, 0.01 * 4, 0.02 * 3, 0.03 * 2 but not below the one before.
     assert adjusted == [0.04, 0.06, 0.06, 0.025, 1.0]
     assert holm([]) == []
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_is_that_of_statsmodels(p_values):
+    found = holm([Comparison("t", 0.0, p, 9, 9) for p in p_values])
+    _, expected, _, _ = multipletests(p_values, method="holm")
+    assert [c.p_value for c in found] == pytest.approx(expected)
 
 
 def test_what_does_not_fit_is_named():

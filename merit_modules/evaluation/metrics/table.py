@@ -103,24 +103,46 @@ def _heading(metric):
 def _row(condition, scores, metrics):
     ser, se = condition.get("ser", {}), condition.get("se", {})
     row = [condition["name"], str(ser.get("n", se.get("n", _MISSING)))]
-    row += [_number(ser.get(score), 3) for score in scores]
+    row += [number(ser.get(score), 3) for score in scores]
     return row + [_cell(se, metric) for metric in metrics]
 
 
 def _cell(se, metric):
     entries = [se.get(side, {}).get(metric, {}) for side in SIDES]
     decimals = _heading(metric)[1]
-    means = [_number(entry.get("mean"), decimals) for entry in entries]
+    means = [number(entry.get("mean"), decimals) for entry in entries]
     mark = _MARK if any(e.get("n_failed", 0) for e in entries) else ""
     if means == [_MISSING, _MISSING]:
         return _MISSING + mark
     return " -> ".join(means) + mark
 
 
-def _number(value, decimals):
+def number(value, decimals, sign=""):
+    """Write a number: ``-`` for none, and no minus before a zero.
+
+    Arguments
+    ---------
+    value : float or None
+        The number.
+    decimals : int
+        How many.
+    sign : str
+        ``+`` for a sign before whatever is not 0.
+
+    Returns
+    -------
+    str
+        The text.
+
+    Example
+    -------
+    >>> number(-0.001, 2, "+"), number(0.126, 2, "+"), number(None, 2)
+    ('0.00', '+0.13', '-')
+    """
     if value is None:
         return _MISSING
-    return f"{round(value, decimals) + 0.0:.{decimals}f}"  # no "-0.00"
+    rounded = round(float(value), decimals) + 0.0
+    return f"{rounded:{sign if rounded else ''}.{decimals}f}"
 
 
 def _notes(conditions, metrics):

@@ -3,7 +3,12 @@
 import numpy as np
 from matplotlib import rc_context
 
-from merit_modules.report.figures.style import RC, line_style, new_figure
+from merit_modules.report.figures.style import (
+    RC,
+    labelled,
+    line_style,
+    new_figure,
+)
 
 
 def draw_conflict(measurements):
@@ -32,7 +37,7 @@ def draw_conflict(measurements):
                 continue
             steps, values = np.array(points).T
             style = {**line_style(number), "markersize": 3}
-            panel.plot(steps, values, label=system, **style)
+            panel.plot(steps, values, label=labelled(system), **style)
             n_lines += 1
         panel.axhline(0, color="0.6", linewidth=0.8)
         panel.set_xlabel("training step")

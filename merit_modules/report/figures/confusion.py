@@ -24,11 +24,15 @@ def draw_confusions(study, systems, conditions):
     matplotlib.figure.Figure or None
         None if no system recognises emotions.
     """
-    tables = {}
-    for system in systems:
-        found = [_count(study, system, condition) for condition in conditions]
-        if all(table is not None for table in found):
-            tables[system] = found
+    shared = [
+        study.shared(condition, "prediction", "f1_macro")[0]
+        for condition in conditions
+    ]
+    tables = {
+        system: [_count(study, found[system].values()) for found in shared]
+        for system in systems
+        if study.classes and all(system in found for found in shared)
+    }
     if not tables:
         return None
     side = 0.55 * len(study.classes) + 0.9
@@ -45,14 +49,7 @@ def draw_confusions(study, systems, conditions):
     return figure
 
 
-def _count(study, system, condition):
-    rows = [
-        row
-        for row in study.observations(system, condition).values()
-        if row.get("prediction")
-    ]
-    if not rows:
-        return None
+def _count(study, rows):
     units = np.zeros(len(rows), dtype=int)
     return confusions(*study.decisions(rows), units, len(study.classes))[0]
 

@@ -3,14 +3,19 @@
 import numpy as np
 from matplotlib import rc_context
 
-from merit_modules.report.compare import NOISY
-from merit_modules.report.figures.style import RC, line_style, new_figure
+from merit_modules.report.figures.style import (
+    RC,
+    labelled,
+    line_style,
+    new_figure,
+)
+from merit_modules.report.runs import NOISY
 
 MAX_BANDS = 5  # more would hide each other: bars, side by side
 BARS_WIDTH = 0.4  # of all of them, of the distance between two SNRs
 
 
-def draw_curves(title, table, columns, systems):
+def draw_curves(title, table, columns, systems, is_gain=False):
     """Draw a score over SNR, a panel per noise set.
 
     Arguments
@@ -23,6 +28,8 @@ def draw_curves(title, table, columns, systems):
         All columns; clean speech stands at the right end of each panel.
     systems : list of str
         All systems of the report: one has the same line in every figure.
+    is_gain : bool
+        Draw a line at 0, where the noisy input is.
 
     Returns
     -------
@@ -50,6 +57,8 @@ def draw_curves(title, table, columns, systems):
             _draw_panel(panel, table, members + clean, systems)
             panel.set_title(f"{name} noise", fontsize=9)
             panel.set_xlabel("SNR (dB)")
+            if is_gain:
+                panel.axhline(0, color="0.45", linestyle=(0, (1, 1)))
         panels[0].set_ylabel(title)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(
@@ -85,7 +94,7 @@ def _draw_panel(panel, table, columns, systems):
         scores = np.array([cell["score"] for _, cell in here])
         low = np.array([cell["low"] for _, cell in here])
         high = np.array([cell["high"] for _, cell in here])
-        panel.plot(x, scores, label=system, **style)
+        panel.plot(x, scores, label=labelled(system), **style)
         colour = style["color"]
         if has_bands:
             panel.fill_between(

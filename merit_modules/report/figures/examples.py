@@ -1,60 +1,78 @@
-"""An utterance: noisy, enhanced and clean spectrograms over expert choices."""
+"""An utterance: spectrograms side by side, over the choices of experts."""
 
 import numpy as np
 from matplotlib import rc_context
 from scipy.signal import stft
 
-from merit_modules.evaluation.conditions import HEARD
 from merit_modules.report.figures.style import COLOURS, RC, new_figure
 
 RANGE_DB = 70.0
 
 
-def draw_example(wavs, sample_rate_hz, routing=None):
+def draw_example(wavs, sample_rate_hz, routings):
     """Draw one utterance.
 
     Arguments
     ---------
     wavs : dict
-        Side (noisy, enhanced, clean) to waveform (N,).
+        Heading (noisy, a system, clean) to waveform (N,): a column each.
     sample_rate_hz : int
         Sample rate of all.
-    routing : Routing, optional
-        Which expert served which frame of it.
+    routings : dict
+        Some of the headings to a Routing: which expert served which frame.
 
     Returns
     -------
     matplotlib.figure.Figure
         The figure.
     """
-    sides = [side for side in HEARD if side in wavs]
-    tasks = list(routing.experts) if routing is not None else []
-    heights = [3] * len(sides) + [0.5] * len(tasks)
-    figure = new_figure(6.4, 1.3 * len(sides) + 0.45 * len(tasks) + 0.4)
-    spectra = {side: _spectrum_db(wavs[side], sample_rate_hz) for side in sides}
+    tasks = list(dict.fromkeys(t for r in routings.values() for t in r.experts))
+    figure = new_figure(min(2.6 * len(wavs) + 1.2, 13), 2.3 + 0.5 * len(tasks))
+    spectra = {
+        side: _spectrum_db(w, sample_rate_hz) for side, w in wavs.items()
+    }
     top = max(spectrum.max() for spectrum in spectra.values())
-    duration_s = len(wavs[sides[0]]) / sample_rate_hz
-    extent = (0, duration_s, 0, sample_rate_hz / 2000)
+    duration_s = max(map(len, wavs.values())) / sample_rate_hz
     with rc_context(RC):
         panels = figure.subplots(
-            len(heights), 1, sharex=True, height_ratios=heights, squeeze=False
-        )[:, 0]
-        for panel, side in zip(panels, sides):
-            image = panel.imshow(
-                spectra[side],
+            1 + len(tasks),
+            len(wavs),
+            sharex=True,
+            sharey="row",
+            height_ratios=[3] + [0.5] * len(tasks),
+            squeeze=False,
+        )
+        for column, (side, spectrum) in zip(panels.T, spectra.items()):
+            image = column[0].imshow(
+                spectrum,
                 origin="lower",
                 aspect="auto",
-                extent=extent,
+                extent=(0, duration_s, 0, sample_rate_hz / 2000),
                 vmin=top - RANGE_DB,
                 vmax=top,
                 cmap="cividis",
             )
-            panel.set_ylabel(f"{side}\nkHz")
-        figure.colorbar(image, ax=panels[: len(sides)], label="dB", pad=0.01)
-        for panel, task in zip(panels[len(sides) :], tasks):
-            _draw_experts(panel, routing.experts[task], task)
-        panels[-1].set_xlabel("time (s)")
-        panels[-1].set_xlim(0, duration_s)
+            column[0].set_title(side, fontsize=8)
+            for panel, task in zip(column[1:], tasks):
+                experts = getattr(routings.get(side), "experts", {})
+                if task in experts:
+                    _draw_experts(panel, experts[task])
+                else:
+                    panel.axis("off")
+            column[-1].set_xlabel("time (s)")
+        panels[0, 0].set_ylabel("kHz")
+        for row, task in zip(panels[1:], tasks):
+            first = next(panel for panel in row if panel.axison)
+            first.tick_params(labelleft=True)
+            first.set_ylabel(
+                f"{task.upper()} expert",
+                rotation=0,
+                ha="right",
+                va="center",
+                fontsize=7,
+            )
+        figure.colorbar(image, ax=panels[0], label="dB", pad=0.01)
+        panels[0, 0].set_xlim(0, duration_s)
     return figure
 
 
@@ -63,7 +81,7 @@ def _spectrum_db(wav, sample_rate_hz):
     return 20 * np.log10(np.abs(spectrum) + 1e-8)
 
 
-def _draw_experts(panel, experts, task, frame_s=0.02):
+def _draw_experts(panel, experts, frame_s=0.02):
     """Draw runs of frames as boxes: colour and height tell the expert."""
     edges = np.flatnonzero(np.diff(experts)) + 1
     starts = np.r_[0, edges]
@@ -79,10 +97,3 @@ def _draw_experts(panel, experts, task, frame_s=0.02):
         )
     panel.set_ylim(0, n_experts)
     panel.set_yticks(np.arange(n_experts) + 0.5, range(n_experts), fontsize=6)
-    panel.set_ylabel(
-        f"{task.upper()} expert",
-        rotation=0,
-        ha="right",
-        va="center",
-        fontsize=7,
-    )

@@ -1,12 +1,17 @@
 """How all figures look: colours, markers, files."""
 
+import hashlib
 import io
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from merit_modules.data.escaping import terminal
 
 #: Okabe and Ito's colours: told apart by colour-blind readers.
 COLOURS = (
@@ -23,6 +28,7 @@ RC = {
     "axes.spines.right": False,
     "pdf.fonttype": 42,
     "svg.hashsalt": "merit",
+    "text.parse_math": False,  # names from outside have no formulas
 }
 PNG_DPI = 130
 
@@ -92,6 +98,24 @@ def line_style(number):
     }
 
 
+def labelled(name):
+    """Keep a name in the legend, from which Matplotlib drops hidden ones."""
+    return f" {name}" if name.startswith("_") else name
+
+
+def file_stem(name):
+    """Make a name that any file may have.
+
+    Example
+    -------
+    >>> file_stem("expert_load_base_line"), file_stem("load_exp/a")
+    ('expert_load_base_line', 'load_exp_a_43587b03')
+    """
+    safe = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:100]
+    digest = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:8]
+    return name if safe == name else f"{safe}_{digest}"
+
+
 def finish(figure, folder, name, title, caption, alt):
     """Save a figure as PNG and PDF and hand it to the page.
 
@@ -102,7 +126,7 @@ def finish(figure, folder, name, title, caption, alt):
     folder : Path
         Where the files go.
     name : str
-        Their stem.
+        Their stem, see :func:`file_stem`.
     title, caption, alt : str
         See :class:`Picture`.
 
@@ -111,7 +135,9 @@ def finish(figure, folder, name, title, caption, alt):
     Picture
         The finished figure.
     """
-    folder = Path(folder)
+    for text in figure.findobj(Text):
+        text.set_text(terminal(text.get_text(), keep="\n"))
+    folder, name = Path(folder), file_stem(name)
     folder.mkdir(parents=True, exist_ok=True)
     stream = io.BytesIO()
     with rc_context(RC):

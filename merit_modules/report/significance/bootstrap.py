@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from merit_modules.report.significance.comparison import Comparison
+from merit_modules.report.significance.scores import occupied
 
 #: Below so many speakers, intervals are known to be too narrow.
 FEW_UNITS = 10
@@ -120,19 +121,24 @@ class Bootstrap:
         Comparison
             The two-sided p value is twice the share of resamples in which
             the difference has the other sign or is 0, counting the test set
-            itself as one more: it is never 0.
+            itself as one more: it is never 0. Nor is it less than what a
+            permutation of the G units that have observations can reach,
+            2 / 2 ** G: three speakers who agree are no proof.
         """
         found = self.scores(score, system) - self.scores(score, baseline)
         difference, resampled = found[0], found[1:][np.isfinite(found[1:])]
         n_other = min((resampled <= 0).sum(), (resampled >= 0).sum())
         p_value = min(1.0, 2 * (n_other + 1) / (len(resampled) + 1))
+        n_units = len(occupied(system))
+        smallest_p = max(2 / 2**n_units, 2 / (len(resampled) + 1))
         return Comparison(
             "bootstrap",
             float(difference),
-            float(p_value),
+            max(float(p_value), smallest_p),
             n,
-            self.n_units,
+            n_units,
             *self._ends(resampled),
+            smallest_p,
         )
 
     def _ends(self, resampled):

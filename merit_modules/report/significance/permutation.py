@@ -9,6 +9,7 @@ import numpy as np
 from scipy import stats
 
 from merit_modules.report.significance.comparison import Comparison
+from merit_modules.report.significance.scores import occupied
 
 _BATCH = 500  # permutations at once
 
@@ -51,8 +52,7 @@ def permute_units(score, system, baseline, n, n_resamples=10000, seed=0):
     """
     n_units = len(system[0])
     # Units that have no observation here have nothing to swap.
-    has = np.any([_size(table) for table in system], axis=0)
-    there = np.flatnonzero(has)
+    there = occupied(system)
     pooled = [np.concatenate(pair) for pair in zip(system, baseline)]
 
     def difference(ours, theirs, axis):
@@ -75,11 +75,8 @@ def permute_units(score, system, baseline, n, n_resamples=10000, seed=0):
         float(result.pvalue),
         n,
         len(there),
+        smallest_p=2 / min(2 ** len(there), n_resamples + 1),
     )
-
-
-def _size(table):
-    return np.abs(table).reshape(len(table), -1).sum(axis=1) > 0
 
 
 def _mean_score(score, tables, units, axis):

@@ -117,6 +117,14 @@ def moments(estimates, references, units, n_units=0):
     )
 
 
+def occupied(tables):
+    """Number the units that have an observation in any table (G, ...)."""
+    sizes = [
+        np.abs(table).reshape(len(table), -1).sum(axis=1) for table in tables
+    ]
+    return np.flatnonzero(np.any(sizes, axis=0))
+
+
 def concordance(table):
     """Concordance correlation of moments (..., 6); 0 where nothing varies."""
     n = table[..., 0]
