@@ -159,7 +159,7 @@ def test_part_that_does_not_keep_an_argument(system, tmp_path):
 def test_whole_or_not_at_all(folder, monkeypatch):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
-    def full_disk(*args):
+    def full_disk(*args, **notes):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(saving.safetensors.torch, "save_file", full_disk)
