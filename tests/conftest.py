@@ -99,6 +99,7 @@ metrics: [seg_snr_db, si_sdr_db]
 test_snrs_db: [0]
 test_clean: False
 n_examples: 1
+measure_cost: False
 expert_hidden: 16
 expert_output: 8
 ser_hidden: 8

@@ -86,6 +86,7 @@ WRONG = {
     "ser_hidden": ["1.5"],
     "ser_dropout": ["2", "-0.1"],
     "n_examples": ["-1", "few"],
+    "measure_cost": ["often", "2"],
     "n_sentences": ["0"],
     "seed": ["-1", "1.5", "x", "99999999999", "null"],
     "mixture_seed": ["-1"],

@@ -305,14 +305,14 @@ class Evaluation:
         removal_conditions : list of str
             Names of those where each expert is taken away in turn.
         cost_duration_s : float
-            Audio that cost is measured on, in seconds.
+            Audio that cost is measured on, in seconds; 0: it is not measured.
 
         Raises
         ------
         InputError
             If one of these is not among the conditions.
         """
-        if "cost" not in self.results and conditions:
+        if "cost" not in self.results and conditions and cost_duration_s:
             self.measure_cost(conditions[0].dataset, cost_duration_s)
         chosen = [c for c in conditions if c.name in removal_conditions]
         if len(chosen) < len(removal_conditions):
@@ -421,7 +421,7 @@ def evaluate_conditions(
     removal_conditions : list of str
         Where each expert is taken away in turn.
     cost_duration_s : float
-        Audio that cost is measured on, in seconds.
+        Audio that cost is measured on, in seconds; 0: it is not measured.
 
     Returns
     -------

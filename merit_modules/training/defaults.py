@@ -53,6 +53,7 @@ DEFAULTS = {
     "test_conditions": None,
     "removal_conditions": [],
     "n_examples": 0,
+    "measure_cost": True,
 }
 #: What nobody can guess.
 NEEDED = (

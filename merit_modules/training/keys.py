@@ -269,6 +269,7 @@ SECTIONS = {
             "where each expert is taken away in turn",
         ),
         "n_examples": (_COUNT, "utterances to write per condition"),
+        "measure_cost": (FLAG, "time and memory of inference, once per run"),
     },
     "What is trained, saved and logged": {
         "modules": (MAPPING, "what has parameters"),

@@ -41,7 +41,7 @@ HARMLESS = {
     # the test
     *("test_sets", "test_noise_sets", "test_snrs_db", "test_clean"),
     *("test_conditions", "removal_conditions", "metrics", "dnsmos_model"),
-    "n_examples",
+    *("n_examples", "measure_cost"),
 }
 #: How a test is cut into batches, which no score depends on.
 BATCHES = {"batch_length_s", "max_batch_size", "n_length_buckets"}

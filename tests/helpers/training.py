@@ -27,6 +27,7 @@ SHORT = {
     "metrics": ["si_sdr_db"],
     "test_snrs_db": [0],
     "test_clean": False,
+    "measure_cost": False,
     "grad_accumulation_factor": 1,
     "gradient_conflict_interval": 3,
     "ssl_encoder": {
