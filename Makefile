@@ -18,7 +18,8 @@ FROM ?= hparams/sparse_merit.yaml
 .PHONY: train test lint fix-copies setup clean
 
 train: $(READY)
-	$(BIN)/python train.py $(HPARAMS) $(ARGS)
+	@# What env.log lists are the packages of the pip that is on the PATH.
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python train.py $(HPARAMS) $(ARGS)
 
 test: $(READY)
 	$(BIN)/python -m ruff check .

@@ -23,6 +23,7 @@ from merit_modules.report.routing import (
     summarise_routing,
 )
 from merit_modules.report.study import Study
+from merit_modules.state import hold
 
 _LEFT_OUT = ["what", "of", "because", "scores"]
 
@@ -53,6 +54,7 @@ def write_report(folders, out, settings, title="Comparison of systems"):
         If the runs cannot be compared, or not in that way.
     """
     FOLDER.check("out", out)
+    hold(out)
     number(above=0, below=1).check("alpha", settings.alpha)
     whole(1).check("resamples", settings.n_resamples)
     SEED.check("seed", settings.seed)

@@ -66,7 +66,7 @@ def table_of(folder):
 
 
 def test_the_grid_in_one_table(run):
-    results = evaluate(run, **GRID)
+    results = evaluate(run, **GRID, measure_cost=True)
     assert [c["name"] for c in results["conditions"]] == NAMES
     rows = table_of(run)
     assert len(rows) == 12 * len(NAMES)
