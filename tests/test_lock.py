@@ -113,8 +113,9 @@ def test_every_command_says_who_is_at_work(
     assert main(words) == 2
     told = "".join(capsys.readouterr()) + caplog.text
     assert f"{held}: process {process.pid} is at work there" in told
-    left = {path for path in held.rglob("*") if "tfevents" not in path.name}
-    assert left - {held / "tensorboard"} == set(before)
+    # Loading YAML makes SpeechBrain's folders and an empty board, no state.
+    left = [path for path in held.rglob("*") if path.is_file()]
+    assert [p for p in left if "tfevents" not in p.name] == before
 
 
 def test_folds_say_so_too(holder, capsys):
