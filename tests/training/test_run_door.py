@@ -18,7 +18,11 @@ from speechbrain.utils.epoch_loop import EpochCounter
 from merit_modules.commands.evaluate import evaluate_run
 from merit_modules.errors import InputError
 from merit_modules.evaluation.run_folder import read_results
+from merit_modules.export import export_run
+from merit_modules.inference import SparseMERIT
+from merit_modules.ssl import RandomSSLEncoder
 from merit_modules.state import DamagedError
+from merit_modules.tiny import TINY_SSL
 from merit_modules.training import experiment, recipe
 from merit_modules.training.checkpoints import (
     DAMAGED_PREFIX,
@@ -28,6 +32,7 @@ from merit_modules.training.checkpoints import (
 from merit_modules.training.seal import SEAL, read_seal
 from tests.conftest import ROOT, write_tiny_experiment
 from tests.helpers.training import last_checkpoint, run_train
+from tests.helpers.yaml_files import changed
 
 SHORT = ("--number_of_epochs", 2, "--stage_2_epochs", 1)
 
@@ -381,3 +386,42 @@ def test_signals_are_as_before_afterwards():
     before = signal.getsignal(signal.SIGTERM)
     assert experiment.as_command(lambda argv: None, []) == 0
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_neither_ssl_folder_nor_recipe_is_needed_again(miniemo, tmp_path):
+    torch.manual_seed(0)
+    ssl = tmp_path / "ssl"
+    RandomSSLEncoder("wavlm", TINY_SSL).model.save_pretrained(ssl)
+    path = write_tiny_experiment(tmp_path / "tiny.yaml", miniemo)
+    path.write_text(changed(path, SSL_FROM_FOLDER.format(ssl=ssl)))
+    done = run_train(path, tmp_path / "run", *SHORT)
+    assert done.returncode == 0, done.stderr
+    before = read_results(tmp_path / "run")
+    export_run(tmp_path / "run", tmp_path / "before")
+    shutil.rmtree(ssl)
+    path.unlink()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    words = [str(tmp_path / "moved"), "--test_snrs_db", "[0, 5]"]
+    again = evaluate_run(words)
+    assert again["conditions"][0] == before["conditions"][0]
+    assert len(again["conditions"]) == 2
+    export_run(tmp_path / "moved", tmp_path / "after")
+    names = ("model.safetensors", "hyperparams.yaml")
+    for name in names:
+        files = [tmp_path / side / name for side in ("before", "after")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    # What its probabilities are divided by was found in validation.
+    temperature = before["validation"]["temperature"]
+    assert 0.05 <= temperature <= 20 and temperature != 1
+    assert 0 <= before["conditions"][0]["ser"]["ece_calibrated"] <= 1
+    model = SparseMERIT.from_hparams(source=tmp_path / "after")
+    assert model.reader.temperature == pytest.approx(temperature, abs=1e-4)
+
+
+SSL_FROM_FOLDER = """
+ssl_encoder: !new:merit_modules.ssl.PretrainedSSLEncoder
+    source: {ssl}
+    padding_rule: !ref <padding_rule>
+    fast: !ref <fast_path>
+    checkpoint_layers: !ref <ssl_checkpointing>
+"""
