@@ -25,7 +25,6 @@ from merit_modules.pretrained.description import (
     to_yaml,
 )
 from merit_modules.pretrained.weights import (
-    YAML_DIGEST,
     load_weights,
     versions,
     write_weights,
@@ -156,9 +155,9 @@ def save_folder(
         partial.mkdir(parents=True)
         text = system_yaml(system, labels, sample_rate_hz, facts)
         (partial / HPARAMS_FILE).write_text(text, encoding="utf-8")
-        digest = {YAML_DIGEST: file_digest(partial / HPARAMS_FILE)}
         weights = _own_storage(system.state_dict())
-        write_weights(partial / WEIGHTS_FILE, weights, **digest)
+        digest = file_digest(partial / HPARAMS_FILE)
+        write_weights(partial / WEIGHTS_FILE, weights, digest)
         # safetensors makes files that their owner alone may read.
         shutil.copymode(partial / HPARAMS_FILE, partial / WEIGHTS_FILE)
         (partial / INTERFACE_FILE).write_text(INTERFACE, encoding="utf-8")

@@ -39,7 +39,7 @@ from merit_modules.pretrained.save import (
     FolderPretrainer,
     label_encoder,
 )
-from merit_modules.pretrained.weights import YAML_DIGEST, compare_shapes
+from merit_modules.pretrained.weights import compare_shapes, digests_of
 from merit_modules.state import file_digest
 
 logger = logging.getLogger(__name__)
@@ -329,7 +329,7 @@ def check_files(path, weights):
     try:
         with safetensors.safe_open(weights, "pt") as file:
             found = {k: _Shape(file.get_slice(k)) for k in file.keys()}
-            stated = (file.metadata() or {}).get(YAML_DIGEST)
+            _, stated = digests_of(file)
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(f"{weights}: cannot be read: {error}") from error
     n_most = _SLACK * sum(part.shape.numel() for part in found.values())
@@ -346,7 +346,7 @@ def check_files(path, weights):
     problems = compare_shapes(found, expected)
     if problems:
         raise InputError(f"{weights}: does not fit: " + "; ".join(problems[:8]))
-    if stated not in (None, file_digest(path)):
+    if stated and stated != file_digest(path):
         logger.warning(
             f"{path}: damaged, or changed by hand: it is not what its weights "
             "were written with"

@@ -14,8 +14,9 @@ from merit_modules import __version__
 from merit_modules.errors import InputError
 from merit_modules.state import DamagedError
 
-WEIGHTS_DIGEST = "sha256"  # of the tensors, in a file's header
-YAML_DIGEST = "sha256_of_yaml"  # of the text that builds the model
+#: In a file's header: digests of the tensors and of the text that builds the
+#: model. One entry, since the format writes several in any order.
+_DIGESTS = "sha256"
 
 
 def load_weights(module, path):
@@ -79,15 +80,35 @@ def read_weights(path):
     try:
         weights = safetensors.torch.load_file(path)
         with safetensors.safe_open(path, "pt") as file:
-            stated = (file.metadata() or {}).get(WEIGHTS_DIGEST)
+            stated, _ = digests_of(file)
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
-    if stated is not None and stated != fingerprint(weights):
+    if stated and stated != fingerprint(weights):
         raise DamagedError(f"{path}: damaged: it is not what was written")
     return weights
 
 
-def write_weights(path, weights, **notes):
+def digests_of(file):
+    """Take the digests out of the header of an open safetensors file.
+
+    Arguments
+    ---------
+    file : safetensors.safe_open
+        The file.
+
+    Returns
+    -------
+    tensors : str
+        Of its tensors; empty if there is none.
+    text : str
+        Of the text that builds the model; empty if there is none.
+    """
+    stated = (file.metadata() or {}).get(_DIGESTS, "")
+    tensors, _, text = stated.partition(" ")
+    return tensors, text
+
+
+def write_weights(path, weights, text_digest=""):
     """Write a safetensors file that says by a digest whether it is whole.
 
     Arguments
@@ -96,8 +117,8 @@ def write_weights(path, weights, **notes):
         The file.
     weights : dict
         Name to tensor.
-    **notes : str
-        More to write into its header.
+    text_digest : str
+        Digest of the text that builds the model.
 
     Example
     -------
@@ -110,8 +131,8 @@ def write_weights(path, weights, **notes):
     Traceback (most recent call last):
     merit_modules.state.DamagedError: ...w.safetensors: damaged: it is not ...
     """
-    notes[WEIGHTS_DIGEST] = fingerprint(weights)
-    safetensors.torch.save_file(weights, path, metadata=notes)
+    digests = {_DIGESTS: f"{fingerprint(weights)} {text_digest}".strip()}
+    safetensors.torch.save_file(weights, path, metadata=digests)
 
 
 def check_fit(path, found, expected):
