@@ -1,6 +1,6 @@
 """Kills at any write, damage in any file: resumed, repaired or named.
 
-A few cases in the whole suite; ``MERIT_CAMPAIGN=all`` tries every one.
+A few cases in the whole suite; ``MERIT_CAMPAIGN=10`` tries ten times as many.
 """
 
 import errno
@@ -25,8 +25,7 @@ from tests.helpers.training import last_checkpoint, run_train
 
 pytestmark = pytest.mark.slow
 
-ALL = os.environ.get("MERIT_CAMPAIGN") == "all"
-N_KILLS, N_DAMAGES = 3, 16
+TIMES = int(os.environ.get("MERIT_CAMPAIGN", 1))
 
 #: Counts what is written below a folder; at the n-th time the process is
 #: killed, or the system refuses.
@@ -81,11 +80,9 @@ def watched(folder, code, words, counts, die_at=0, why="kill"):
 
 
 def places(n, number):
-    """Numbers of write events to die at: all of them, or some."""
+    """Numbers of write events to die at, ``number`` of ``n`` or more."""
     every = list(range(1, n + 1))
-    if ALL:
-        return every
-    return sorted(random.Random(n).sample(every, min(number, n)))
+    return sorted(random.Random(n).sample(every, min(number * TIMES, n)))
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +145,7 @@ def test_a_run_killed_at_any_write_ends_the_same(trained, tmp_path):
     assert same(state_of(tmp_path / "count"), expected)
     n = int(counts.read_text())
     assert n > 50
-    for k in places(n, N_KILLS):
+    for k in places(n, 3):
         run = tmp_path / f"at_{k}"
         killed = watched(tmp_path, TRAIN, [*words, run], counts, k)
         assert killed.returncode == -9, (k, killed.stderr)
@@ -249,9 +246,8 @@ def test_a_command_killed_at_any_write_goes_on(command, tmp_path):
 def test_what_cannot_be_written_is_one_message(command, tmp_path):
     name, run, expected, n = command
     reasons = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOENT)
-    cases = [(k, why) for k in places(n, n) for why in reasons]
-    if not ALL:
-        cases = random.Random(name).sample(cases, 1)
+    cases = [(k, why) for k in range(1, n + 1) for why in reasons]
+    cases = random.Random(name).sample(cases, min(TIMES, len(cases)))
     for k, why in cases:
         out = tmp_path / f"at_{k}_{why}"
         out.mkdir()
@@ -312,7 +308,7 @@ def damages(folder, number, unread=UNREAD):
         and not unread.fullmatch(path.relative_to(folder).as_posix())
     ]
     cases = [(name, how) for name in files for how in (flip, cut)]
-    return cases if ALL else random.Random(1).sample(cases, number)
+    return random.Random(1).sample(cases, min(number * TIMES, len(cases)))
 
 
 def check_told(case, words, clean, screen, outcome):
@@ -338,7 +334,7 @@ def test_damage_in_a_run_is_named_or_repaired(trained, tmp_path, capfd, caplog):
     export_run(trained[1], clean_export)
     weights = (clean_export / "model.safetensors").read_bytes()
     scores = (trained[1] / "scores.csv").read_text()
-    for case in damages(trained[1], N_DAMAGES):
+    for case in damages(trained[1], 16):
         shutil.rmtree(run, ignore_errors=True)
         shutil.copytree(trained[1], run)
         content = (run / case[0]).read_bytes()
@@ -371,7 +367,7 @@ def test_damage_in_a_model_is_named(model, recording, tmp_path, capfd, caplog):
     shutil.copytree(model, copy)
     assert main([str(word) for word in words]) == 0
     clean = json.loads(capfd.readouterr().out)
-    for case in damages(model, 6) * (20 if ALL else 3):
+    for case in damages(model, 6) * 3:
         shutil.rmtree(copy)
         shutil.copytree(model, copy)
         content = (copy / case[0]).read_bytes()

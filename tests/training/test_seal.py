@@ -5,14 +5,18 @@ import json
 import pytest
 
 from merit_modules.commands.evaluate import evaluate_run
+from merit_modules.data.manifest import write_manifest
 from merit_modules.errors import InputError
 from merit_modules.hparams import keys_of
 from merit_modules.training import recipe
 from merit_modules.training.seal import (
     HARMLESS,
+    check_same_data,
     check_same_run,
     differences,
+    read_seal,
     settings_of,
+    write_seal,
 )
 from tests.conftest import ROOT
 
@@ -104,3 +108,34 @@ def test_a_finished_run_takes_no_other_settings(tiny_experiment, tmp_path):
     assert names == ["unseen_0dB", "unseen_5dB"]
     assert json.loads((run / "results.json").read_text()) == again
     assert again["conditions"][0] == before["conditions"][0]
+
+
+def test_relative_roots_are_written_as_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    entry = {"wav": "{data_root}/a.wav", "duration": 1.0}
+    for name in ("train", "valid"):
+        write_manifest(f"run/{name}.json", {"a": {**entry, "emo": "sad"}})
+        noise = {"n": {**entry, "noise_type": "rain"}}
+        write_manifest(f"run/noise_{name}.json", noise)
+    hparams = {
+        "speech_root": "corpus",
+        "noise_root": "/noise",
+        "train_annotation": "run/train.json",
+        "valid_annotation": "run/valid.json",
+        "test_annotation": "run/{test_set}.json",
+        "noise_annotation": "run/noise_{noise_set}.json",
+        "test_sets": ["valid"],
+        "test_noise_sets": [],
+        "train_mixtures": None,
+        "ser_outputs": ["sad"],
+    }
+    write_seal("run", {"lr": 0.1}, hparams)
+    sealed = read_seal("run")
+    assert sealed["values"] == {
+        "speech_root": str(tmp_path / "corpus"),
+        "noise_root": "/noise",
+        "ser_outputs": ["sad"],
+    }
+    check_same_data("run", sealed, {**hparams, "speech_root": "/moved"})
+    with pytest.raises(InputError, match=r"ser_outputs: \['sad'\] there"):
+        check_same_data("run", sealed, {**hparams, "ser_outputs": ["joy"]})
