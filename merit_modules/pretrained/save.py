@@ -148,12 +148,12 @@ def save_folder(
     """
     folder = Path(folder)
     check_replaceable(folder)
+    text = system_yaml(system, labels, sample_rate_hz, facts)
     hold(folder)
     partial = folder.with_name(f"{folder.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        text = system_yaml(system, labels, sample_rate_hz, facts)
         (partial / HPARAMS_FILE).write_text(text, encoding="utf-8")
         weights = _own_storage(system.state_dict())
         digest = file_digest(partial / HPARAMS_FILE)

@@ -5,6 +5,8 @@ import json
 import pytest
 import safetensors.torch
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from speechbrain.inference.interfaces import Pretrained
 from torch import nn
 
@@ -18,6 +20,7 @@ from merit_modules.moe.task_sums import TaskLayerSums
 from merit_modules.pretrained import load_folder, load_parts, save_folder
 from merit_modules.pretrained import save as saving
 from merit_modules.pretrained.description import describe
+from merit_modules.pretrained.weights import read_weights, write_weights
 from merit_modules.ssl.encoder import PretrainedSSLEncoder, RandomSSLEncoder
 from merit_modules.system import JointSystem, WaveformNormalizer
 from merit_modules.tiny import TINY_SSL, tiny_system
@@ -304,3 +307,29 @@ def test_same_shapes_but_another_computation(folder):
 def test_part_that_this_system_lacks(folder):
     with pytest.raises(InputError, match="this system has no se_head"):
         load_parts(naive_mtl(), folder, ["se_head"])
+
+
+def test_a_description_that_was_changed_is_told(folder, caplog):
+    path = folder / "hyperparams.yaml"
+    load_folder(folder)
+    assert not caplog.text
+    path.write_text(path.read_text().replace("16000", "8000"))
+    assert load_folder(folder)["sample_rate_hz"] == 8000
+    assert f"{path}: damaged, or changed by hand" in caplog.text
+
+
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_no_bit_of_weights_changes_unnoticed(tmp_path_factory, place, bit):
+    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    write_weights(path, {"a": torch.arange(8.0), "b": torch.ones(3).int()})
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1 << bit
+    path.write_bytes(content)
+    try:
+        weights = read_weights(path)
+    except InputError as error:
+        assert str(path) in str(error)
+        return
+    # Of the digest's own name, or space behind the header.
+    assert torch.equal(weights["a"], torch.arange(8.0))
+    assert torch.equal(weights["b"], torch.ones(3).int())
