@@ -185,7 +185,7 @@ def _refuse(folder, what, found):
     raise InputError(
         f"{folder} holds a run with other {what}:\n"
         + "\n".join(lines)
-        + "\nNothing was changed. Give this one a folder of its own "
+        + "\nNothing was changed. Train in a folder of its own "
         "(--output_folder FOLDER), or set the old run aside (--start_over)"
     )
 
@@ -273,21 +273,27 @@ def data_of(hparams):
         Manifest to a text with the number of its entries and a digest. Where
         the audio lies does not count.
     """
-    files = {
-        "train": hparams["train_annotation"],
-        "valid": hparams["valid_annotation"],
-        **files_of(
-            hparams["test_annotation"], "test_set", hparams["test_sets"]
-        ),
-    }
-    names = ["train", "valid", *hparams["test_noise_sets"]]
-    noises = files_of(hparams["noise_annotation"], "noise_set", names)
-    noises = {f"noise of {name}": path for name, path in noises.items()}
     return {
-        name: _manifest_digest(path, "noise" if name in noises else None)
-        for name, path in (files | noises).items()
+        name: _manifest_digest(
+            path, "noise" if name.startswith("noise of") else None
+        )
+        for name, path in _manifests_of(hparams).items()
         # What was mixed before is in no manifest.
         if Path(path).is_file() or not hparams["train_mixtures"]
+    }
+
+
+def _manifests_of(hparams):
+    noises = ["train", "valid", *hparams["test_noise_sets"]]
+    noises = files_of(hparams["noise_annotation"], "noise_set", noises)
+    tests = files_of(
+        hparams["test_annotation"], "test_set", hparams["test_sets"]
+    )
+    return {
+        "train set": hparams["train_annotation"],
+        "valid set": hparams["valid_annotation"],
+        **{f"{name} set": path for name, path in tests.items()},
+        **{f"noise of {name}": path for name, path in noises.items()},
     }
 
 
@@ -320,8 +326,9 @@ def check_same_data(folder, sealed, hparams):
     if not sealed:
         return
     before, now = sealed["data"], data_of(hparams)
+    files = _manifests_of(hparams)
     found = {
-        key: (before[key], now[key])
+        f"{key}, {files[key]}": (before[key], now[key])
         for key in before
         if key in now and before[key] != now[key]
     }

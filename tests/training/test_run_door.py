@@ -76,7 +76,7 @@ def test_a_seal_names_settings_data_labels_and_roots(run):
     _, folder = run
     sealed = read_seal(folder)
     assert sealed["settings"]["top_k"] == 1
-    assert {"train", "valid", "test", "noise of train"} <= set(sealed["data"])
+    assert {"train set", "test set", "noise of train"} <= set(sealed["data"])
     assert os.path.isabs(sealed["values"]["speech_root"])
     assert sealed["values"]["ser_outputs"] == sealed["settings"]["emotions"]
 
@@ -84,9 +84,12 @@ def test_a_seal_names_settings_data_labels_and_roots(run):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda rows: rows.popitem(), r"train: '\d+ entries \(\w+\)' there"),
-        (lambda rows: rows["a"].update(emo="sad"), "train: "),
-        (lambda rows: rows["a"].update(spk_id="x"), "train: "),
+        (
+            lambda rows: rows.popitem(),
+            r"train.json: '\d+ entries \(\w+\)' there",
+        ),
+        (lambda rows: rows["a"].update(emo="sad"), "train.json: "),
+        (lambda rows: rows["a"].update(spk_id="x"), "train.json: "),
     ],
 )
 def test_other_data_is_refused_and_nothing_changed(run, change, words):
