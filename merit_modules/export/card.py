@@ -189,6 +189,7 @@ def _measured(run):
             f"weigh the {len(run.labels)} classes alike (UAR by chance: "
             f"{1 / len(run.labels):.2f})."
         )
+        lines += _calibration(run)
     elif "ser" in run.tasks:
         lines.append(
             "Recognition: concordance correlation (CCC) over the utterances."
@@ -199,6 +200,23 @@ def _measured(run):
             "training and test speech among several."
         )
     return [*lines, _versions("Tested", results.get("versions", {}))]
+
+
+def _calibration(run):
+    """Say how far a probability is from how often it is right."""
+    found = [condition["ser"] for condition in run.results["conditions"]]
+    if not all("ece_calibrated" in scores for scores in found):
+        return []
+    mean = {
+        name: sum(scores[name] for scores in found) / len(found)
+        for name in ("ece", "ece_calibrated")
+    }
+    return [
+        "Probabilities: divided by a temperature of "
+        f"{run.weights.validation.get('temperature', 1.0):.2f}, fitted to the "
+        "validation set; calibration error, mean over the conditions: "
+        f"{mean['ece']:.2f} before, {mean['ece_calibrated']:.2f} after."
+    ]
 
 
 def limits(run, about):

@@ -272,7 +272,7 @@ def general_limits(tasks, labels, sample_rate_hz):
     if recognises and labels is not None:
         lines.append(
             f"Emotion: it knows {', '.join(labels)} and nothing else, "
-            "and gives one of them for any input, silence included."
+            "and gives one of them for any sound that is loud and long enough."
         )
     lines.append(
         f"Frequencies above {sample_rate_hz // 2} Hz are not used"

@@ -99,7 +99,8 @@ def write_report(folders, out, settings, title="Comparison of systems"):
         writers.Extra(
             "Emotions",
             "Mean over the conditions of a group, runs pooled; precision and "
-            "recall: macro averages; calibration error: 15 bins.",
+            "recall: macro averages; calibration error: 15 bins, before any "
+            "temperature.",
             *summarise_emotions(emotions, comparer.columns),
         ),
         writers.Extra("Routing", ROUTING_LEGEND, *summarise_routing(routing)),

@@ -417,6 +417,8 @@ def test_neither_ssl_folder_nor_recipe_is_needed_again(miniemo, tmp_path):
     temperature = before["validation"]["temperature"]
     assert 0.05 <= temperature <= 20 and temperature != 1
     assert 0 <= before["conditions"][0]["ser"]["ece_calibrated"] <= 1
+    card = (tmp_path / "after" / "README.md").read_text()
+    assert f"a temperature of {temperature:.2f}, fitted to" in card
     model = SparseMERIT.from_hparams(source=tmp_path / "after")
     assert model.reader.temperature == pytest.approx(temperature, abs=1e-4)
 
