@@ -204,8 +204,8 @@ def _measured(run):
 
 def _calibration(run):
     """Say how far a probability is from how often it is right."""
-    found = [condition["ser"] for condition in run.results["conditions"]]
-    if not all("ece_calibrated" in scores for scores in found):
+    found = [c["ser"] for c in run.results["conditions"] if "ser" in c]
+    if not found or any("ece_calibrated" not in scores for scores in found):
         return []
     mean = {
         name: sum(scores[name] for scores in found) / len(found)
