@@ -119,7 +119,6 @@ def _run(args):
         raise InputError(f"{args.train}: there is no such script")
     hparams = find_hparams(train, args.hparams)
     jobs, out = _make_jobs(args, hparams, args.rest)
-    hold(out)
     command = [sys.executable, str(train), str(hparams), *args.rest]
     if args.only_print:
         for job in jobs:
@@ -127,7 +126,9 @@ def _run(args):
                 _write_record(job)
                 print(shlex.join(_command_of(job, command)))
         return 0
-    failed = _run_unfinished(jobs, slots_of(args), command)
+    slots = slots_of(args)
+    hold(out)
+    failed = _run_unfinished(jobs, slots, command)
     if failed is None:
         raise KeyboardInterrupt
     _write_summary(out, jobs, failed)

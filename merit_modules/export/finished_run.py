@@ -14,6 +14,7 @@ from merit_modules.evaluation.run_folder import RESULTS, read_results
 from merit_modules.export.averaging import load_chosen
 from merit_modules.pretrained.weights import fingerprint
 from merit_modules.training.experiment import load_run, stated_by
+from merit_modules.training.seal import PATHS
 
 logger = get_logger(__name__)
 
@@ -133,7 +134,7 @@ def _load(folder, labels, trust):
     described = _described(folder)
     for key, value in described.items():
         if _is_of_recipe(value):
-            changes[key] = None
+            changes[key] = "" if key in PATHS else None
     if _is_of_recipe(described.get("emotions")):
         del changes["emotions"]
         if labels is not None:

@@ -54,10 +54,10 @@ def write_report(folders, out, settings, title="Comparison of systems"):
         If the runs cannot be compared, or not in that way.
     """
     FOLDER.check("out", out)
-    hold(out)
     number(above=0, below=1).check("alpha", settings.alpha)
     whole(1).check("resamples", settings.n_resamples)
     SEED.check("seed", settings.seed)
+    hold(out)
     study = Study(folders)
     comparer = Comparer(study, settings)
     tables = comparer.tables()

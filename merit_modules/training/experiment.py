@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import io
+import logging
 import os
 import re
 import sys
@@ -190,7 +191,7 @@ def stated_by(folder):
     return text, overrides
 
 
-def begin_run(hparams_file, overrides, hparams):
+def begin_run(hparams_file, overrides, hparams, prepare=None):
     """Prepare the data of a run and write down what it is made of.
 
     SpeechBrain's ``hyperparams.yaml`` shows the values; here are the YAML file
@@ -205,6 +206,8 @@ def begin_run(hparams_file, overrides, hparams):
         Keys that were replaced, as YAML.
     hparams : dict
         What they make.
+    prepare : callable, optional
+        Makes the manifests.
 
     Raises
     ------
@@ -222,11 +225,12 @@ def begin_run(hparams_file, overrides, hparams):
         check_same_run(folder, described_run(folder), settings)
         sealed = read_seal(folder)
     manifests, before = hparams.get("manifest_folder"), {}
-    if not hparams["skip_prep"]:
+    if prepare is not None:
         if sealed and manifests:
             paths = Path(manifests).glob("*.json")
             before = {path: path.read_text("utf-8") for path in paths}
-        hparams["prepare"]()
+        _begin_log(folder)
+        prepare()
     try:
         check_same_data(folder, sealed, hparams)
     except InputError:
@@ -238,6 +242,22 @@ def begin_run(hparams_file, overrides, hparams):
     write_atomically(folder / COMPOSED, text)
     write_atomically(folder / OVERRIDES, format_overrides(overrides))
     write_seal(folder, settings, hparams)
+
+
+def _begin_log(folder):
+    """Show what preparation tells, and keep it.
+
+    SpeechBrain's own log takes over when nothing can be refused any more.
+    """
+    if not logging.root.handlers:
+        logging.basicConfig(
+            level=logging.INFO,
+            format="%(name)s - %(message)s",
+            handlers=[
+                logging.StreamHandler(sys.stdout),
+                logging.FileHandler(folder / "log.txt"),
+            ],
+        )
 
 
 def usage(about, argv):

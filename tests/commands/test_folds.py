@@ -360,12 +360,14 @@ def test_a_second_interrupt_kills(started):
 def test_a_folder_is_never_used_by_two_runs(stub, started, capsys):
     process, pids = started()
     argv = argv_of(stub, "--folds", "1", rest=["--wait_s", "60"])
-    assert merit(argv) == 1
-    assert "run.log is in use by another run" in capsys.readouterr().err
+    assert merit(argv) == 2
+    told = f"process {process.pid} is at work there"
+    assert told in capsys.readouterr().err
     # Not even by one whose parent was killed.
     process.kill()
     process.communicate()
     assert merit(argv) == 1
+    assert "run.log is in use by another run" in capsys.readouterr().err
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
 
@@ -533,7 +535,9 @@ def test_two_seeds_of_a_real_system(tiny_experiment, tmp_path):
     # Without folds, pooled is what each run says.
     pooled = condition["pooled"]
     assert pooled["ser"] == {
-        k: pytest.approx(v) for k, v in condition["ser"].items()
+        k: pytest.approx(v)
+        for k, v in condition["ser"].items()
+        if k != "ece_calibrated"  # each run has a temperature of its own
     }
     for side in ("noisy", "enhanced", "gain"):
         assert pooled["se"][side]["si_sdr_db"]["mean"] == pytest.approx(

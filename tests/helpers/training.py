@@ -53,7 +53,9 @@ def make_short(name, miniemo, folder, **changes):
     known = keys_of(path.read_text())
     overrides = {k: v for k, v in overrides.items() if k in known}
     hparams = load_hparams(path, overrides)
-    experiment.begin_run(path, format_overrides(overrides), hparams)
+    experiment.begin_run(
+        path, format_overrides(overrides), hparams, hparams["prepare"]
+    )
     data = recipe.dataio_prepare(hparams)
     run_opts = {"device": "cpu", "noprogressbar": True}
     for key in ("grad_accumulation_factor", "max_grad_norm"):
@@ -117,7 +119,8 @@ def start(path, tmp_path, **overrides):
     options = {"output_folder": folder, **overrides}
     options = "".join(f"{key}: {value}\n" for key, value in options.items())
     hparams = load_hparams(path, options)
-    experiment.begin_run(path, options, with_defaults(hparams, path))
+    hparams = with_defaults(hparams, path)
+    experiment.begin_run(path, options, hparams, hparams["prepare"])
     return hparams
 
 

@@ -1,6 +1,5 @@
 """SpeechBrain's run options do what they say."""
 
-import json
 import logging
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 from speechbrain.utils.run_opts import RunOptions
 
 from merit_modules.errors import InputError
+from merit_modules.evaluation.run_folder import read_results
 from merit_modules.training import recipe
 from merit_modules.training.brain import JointBrain
 from merit_modules.training.defaults import DEFAULTS, NEEDED
@@ -129,7 +129,7 @@ def test_scores_of_a_debug_run_are_nobody_s(tiny_experiment, tmp_path):
     assert (run / "debug" / "results.json").is_file()
     done = recipe.main([*words, "--number_of_epochs", "1"])
     assert done["conditions"][0]["ser"]["n"] == 12
-    assert json.loads((run / "results.json").read_text()) == done
+    assert read_results(run) == done
 
 
 def test_speechbrain_s_checkpointer_works(tiny_experiment, tmp_path):

