@@ -113,7 +113,7 @@ def test_other_data_is_refused_and_nothing_changed(run):
     before = files_of(folder)
     done = run_train(path, folder, "--skip_prep", "True", *SHORT)
     assert done.returncode == 2
-    assert "holds a run with other data" in done.stdout
+    assert "holds a run with other data" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert files_of(folder) == before
 
