@@ -6,8 +6,6 @@ are whole or not there at all come from here.
 """
 
 import errno
-import hashlib
-import json
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -204,7 +202,7 @@ def split_digest(entries):
         [item, str(entry.get("emo")), str(entry.get("spk_id"))]
         for item, entry in entries.items()
     )
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+    return digest_of(rows)[:16]
 
 
 def check_disjoint(splits, key="spk_id", allow=()):

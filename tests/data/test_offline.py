@@ -329,7 +329,7 @@ def test_bad_formats_and_rates_are_named(corpus, tmp_path):
     with pytest.raises(InputError, match="at 8000 Hz, got 16000 Hz"):
         PairedFolders(tmp_path, sample_rate_hz=8000)
     (tmp_path / "made_from.json").write_text("{")
-    with pytest.raises(InputError, match="made_from.json: expected JSON"):
+    with pytest.raises(InputError, match="made_from.json: damaged"):
         PairedFolders(tmp_path)
 
 

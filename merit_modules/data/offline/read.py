@@ -7,13 +7,13 @@ A folder holds ``Audios/<id>.wav`` (clean, scaled as the mixture is) beside
 """
 
 import csv
-import json
 from pathlib import Path, PurePosixPath
 
 from merit_modules.data.audio import read_audio
 from merit_modules.data.manifest import read_manifest
 from merit_modules.data.mixing import MixRecipe
 from merit_modules.errors import InputError
+from merit_modules.state import read_state
 
 CLEAN, NOISY = "Audios", "NoisyAudios"
 RECIPES, MANIFEST, MADE_FROM = "mixtures.csv", "manifest.json", "made_from.json"
@@ -167,8 +167,8 @@ def read_made_from(folder):
 
     Raises
     ------
-    InputError
-        If the file that says so is broken.
+    DamagedError
+        If the file that says so is damaged.
 
     Example
     -------
@@ -177,11 +177,9 @@ def read_made_from(folder):
     """
     path = Path(folder) / MADE_FROM
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_state(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as error:
-        raise InputError(f"{path}: expected JSON: {error}") from None
 
 
 def _read_recipes(path):

@@ -1,6 +1,5 @@
 """Write mixtures to disk once, in a form that a stopped run can go on with."""
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -23,8 +22,7 @@ from merit_modules.data.offline.read import (
     read_made_from,
 )
 from merit_modules.errors import InputError
-from merit_modules.files import write_atomically
-from merit_modules.state import hold
+from merit_modules.state import digest_of, hold, write_state
 
 logger = get_logger(__name__)
 
@@ -95,7 +93,7 @@ def write_mixtures(
     if _is_complete(folder, made_from):
         logger.info(f"{folder}: all mixtures are there already")
         return
-    write_atomically(folder / MADE_FROM, json.dumps(made_from, indent=2) + "\n")
+    write_state(folder / MADE_FROM, made_from)
     done = _read_progress(folder)
     left = {item: entry for item, entry in manifest.items() if item not in done}
     if done:
@@ -254,8 +252,7 @@ def _digest(manifest):
         [item, {k: v for k, v in entry.items() if k != "wav"}]
         for item, entry in manifest.items()
     )
-    text = json.dumps(rows, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest_of(rows)[:16]
 
 
 def _is_complete(folder, made_from):
