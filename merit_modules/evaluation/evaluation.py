@@ -431,7 +431,7 @@ def evaluate_conditions(
     if not if_main_process():
         return None
     if brain.debug:  # of a few batches: nobody is to take them for scores
-        output_folder = Path(output_folder) / "debug"
+        output_folder, cost_duration_s = Path(output_folder) / "debug", 0
     with EnhancementScorer(
         settings["sample_rate_hz"],
         num_metric_workers,
