@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from merit_modules.commands.__main__ import main
+from merit_modules.data.state import hold
 from merit_modules.errors import InputError
 from merit_modules.pretrained import save_folder
-from merit_modules.state import hold
 from merit_modules.tiny import tiny_system
 from tests.conftest import ROOT
 from tests.helpers.exported import write_results, write_run
@@ -23,7 +23,7 @@ from tests.helpers.releases import (
 
 HOLDER = """
 import sys, time
-from merit_modules.state import hold
+from merit_modules.data.state import hold
 hold(sys.argv[1])
 print("held", flush=True)
 time.sleep(60)
@@ -133,4 +133,6 @@ def test_a_command_lets_go_at_its_end(finished, tmp_path):
         assert done.returncode == 0
 
 
-ONCE = "import sys; from merit_modules.state import hold; hold(sys.argv[1])"
+ONCE = (
+    "import sys; from merit_modules.data.state import hold; hold(sys.argv[1])"
+)

@@ -7,9 +7,9 @@ import sys
 
 from merit_modules import __version__
 from merit_modules.data.escaping import escape_logs, terminal
+from merit_modules.data.state import let_go
 from merit_modules.errors import InputError, told
 from merit_modules.files import locale_problem
-from merit_modules.state import let_go
 
 #: Modules of this room that add subcommands, in the order of the help: to use
 #: a model, to train and compare, to make folders.

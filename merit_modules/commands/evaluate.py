@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from merit_modules.data.state import hold
 from merit_modules.errors import InputError
-from merit_modules.state import hold
 
 
 def add_parser(subparsers):

@@ -17,17 +17,17 @@ from typing import NamedTuple
 
 from merit_modules.commands.processes import Task, run_tasks, threads_each
 from merit_modules.data.escaping import terminal
-from merit_modules.errors import InputError
-from merit_modules.evaluation.run_folder import RESULTS, read_run
-from merit_modules.files import write_atomically
-from merit_modules.hparams import parse_overrides, read_text
-from merit_modules.state import (
+from merit_modules.data.state import (
     DamagedError,
     file_digest,
     hold,
     read_state,
     write_state,
 )
+from merit_modules.errors import InputError
+from merit_modules.evaluation.run_folder import RESULTS, read_run
+from merit_modules.files import write_atomically
+from merit_modules.hparams import parse_overrides, read_text
 from merit_modules.training.keys import KEYS, check_command
 
 RECORD = "run.json"  # what a run's folder was made with, and whether whole

@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
+from merit_modules.data.kinds import FOLDER
 from merit_modules.errors import InputError
-from merit_modules.kinds import FOLDER
 
 #: Named here, too, so that the help is there without loading any library.
 FORMATS = ("float", "pcm16")

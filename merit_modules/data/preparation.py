@@ -13,10 +13,10 @@ from pathlib import Path
 from merit_modules.data.manifest import write_manifest
 from merit_modules.data.probing import probe_many
 from merit_modules.data.speaker_splits import speaker_disjoint_splits
+from merit_modules.data.state import digest_of, read_state, write_state
 from merit_modules.data.text import key as same
 from merit_modules.data.text import spellings
 from merit_modules.errors import InputError
-from merit_modules.state import digest_of, read_state, write_state
 
 __all__ = [
     "STAMP",

@@ -10,6 +10,12 @@ from speechbrain.utils.logger import get_logger
 
 from merit_modules.data.escaping import terminal
 from merit_modules.data.mixing import write_recipes
+from merit_modules.data.state import (
+    DamagedError,
+    digest_of,
+    read_state,
+    write_state,
+)
 from merit_modules.errors import InputError
 from merit_modules.evaluation.conditions import ConditionScores
 from merit_modules.evaluation.cost import measure
@@ -31,7 +37,6 @@ from merit_modules.evaluation.run_folder import (
 )
 from merit_modules.files import write_atomically
 from merit_modules.pretrained.weights import fingerprint, versions
-from merit_modules.state import DamagedError, digest_of, read_state, write_state
 
 logger = get_logger(__name__)
 

@@ -5,8 +5,8 @@ import io
 from pathlib import Path
 from typing import NamedTuple
 
+from merit_modules.data.state import DamagedError, digest_of, read_state
 from merit_modules.errors import InputError
-from merit_modules.state import DamagedError, digest_of, read_state
 
 RESULTS = "results.json"
 SCAN = "audio_scan.json"  # what was found when all audio was read
@@ -103,7 +103,8 @@ def check_rows(path, entry, rows):
     DamagedError
         If they are others.
     """
-    if entry.get("rows_digest", rows_digest(rows)) != rows_digest(rows):
+    stated = entry.get("rows_digest")  # none in earlier versions
+    if stated is not None and stated != rows_digest(rows):
         raise DamagedError(
             f"{path}: damaged, or changed by hand: the rows of "
             f"{entry['name']} are not those that {RESULTS} was written with; "

@@ -15,9 +15,9 @@ from merit_modules.data.audio import (
     unreadable,
 )
 from merit_modules.data.doubts import Doubts
+from merit_modules.data.kinds import RATE_HZ
 from merit_modules.data.resampling import resampler
 from merit_modules.errors import InputError
-from merit_modules.kinds import RATE_HZ
 
 BLOCK_S = 10.0
 

@@ -10,6 +10,7 @@ from speechbrain.inference.interfaces import Pretrained
 from speechbrain.utils.fetching import LocalStrategy, fetch
 
 from merit_modules.cpu.int8 import check_device, is_quantized, quantize_
+from merit_modules.data.kinds import DEVICE, NULL, either
 from merit_modules.errors import InputError
 from merit_modules.files import naming_source
 from merit_modules.inference.audio import check_scale
@@ -23,7 +24,6 @@ from merit_modules.inference.windows import (
     MIN_SAMPLES,
     RECORDED,
 )
-from merit_modules.kinds import DEVICE, NULL, either
 from merit_modules.lengths import absolute_lengths, valid_mask
 from merit_modules.pretrained import HPARAMS_FILE, WEIGHTS_FILE
 from merit_modules.pretrained.trust import check_files

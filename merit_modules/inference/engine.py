@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from merit_modules.data.kinds import list_of, one_of
 from merit_modules.errors import InputError
 from merit_modules.inference.windows import Piece
-from merit_modules.kinds import list_of, one_of
 from merit_modules.system import CascadeSystem
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from merit_modules.data.kinds import RATE_HZ, Kind, number, whole
 from merit_modules.files import find_audio
 from merit_modules.inference.assembler import Assembler
 from merit_modules.inference.audio import (
@@ -23,7 +24,6 @@ from merit_modules.inference.windows import (
     Windowing,
     latency,
 )
-from merit_modules.kinds import RATE_HZ, Kind, number, whole
 
 #: Seconds of a segment of the timeline, unless told otherwise.
 SEGMENT_S = 3.0

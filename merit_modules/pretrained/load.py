@@ -6,6 +6,7 @@ import ruamel.yaml
 import torch
 from ruamel.yaml.error import YAMLError
 
+from merit_modules.data.state import read_state
 from merit_modules.errors import InputError
 from merit_modules.hparams import load_hparams
 from merit_modules.pretrained.save import (
@@ -19,7 +20,6 @@ from merit_modules.pretrained.weights import (
     load_weights,
     read_weights,
 )
-from merit_modules.state import read_state
 
 #: Parts of a system that another one can start from. The normaliser is none
 #: of them: its statistics are those of a training set.

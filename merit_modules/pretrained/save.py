@@ -13,9 +13,10 @@ from speechbrain.utils.fetching import FetchSource
 from speechbrain.utils.parameter_transfer import Pretrainer
 
 from merit_modules.cpu.int8 import is_quantized, quantize_
+from merit_modules.data.kinds import FOLDER
+from merit_modules.data.state import file_digest, hold, write_state
 from merit_modules.errors import InputError
 from merit_modules.files import sync
-from merit_modules.kinds import FOLDER
 from merit_modules.pretrained.description import (
     Call,
     Description,
@@ -29,7 +30,6 @@ from merit_modules.pretrained.weights import (
     versions,
     write_weights,
 )
-from merit_modules.state import file_digest, hold, write_state
 
 HPARAMS_FILE = "hyperparams.yaml"
 WEIGHTS_FILE = "model.safetensors"

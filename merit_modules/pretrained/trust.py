@@ -31,6 +31,7 @@ from torch.nn.modules.module import (
 
 from merit_modules import heads, moe, ssl
 from merit_modules.cpu.int8 import quantize_
+from merit_modules.data.state import file_digest
 from merit_modules.errors import InputError
 from merit_modules.names import MOVED
 from merit_modules.pretrained.description import NOT_ARGUMENTS, class_path
@@ -40,7 +41,6 @@ from merit_modules.pretrained.save import (
     label_encoder,
 )
 from merit_modules.pretrained.weights import compare_shapes, digests_of
-from merit_modules.state import file_digest
 
 logger = logging.getLogger(__name__)
 

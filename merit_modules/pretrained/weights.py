@@ -11,8 +11,8 @@ import torchaudio
 import transformers
 
 from merit_modules import __version__
+from merit_modules.data.state import DamagedError
 from merit_modules.errors import InputError
-from merit_modules.state import DamagedError
 
 #: In a file's header: digests of the tensors and of the text that builds the
 #: model. One entry, since the format writes several in any order.
@@ -129,7 +129,7 @@ def write_weights(path, weights, text_digest=""):
     >>> _ = path.write_bytes(content[:-1] + b"?")
     >>> read_weights(path)
     Traceback (most recent call last):
-    merit_modules.state.DamagedError: ...w.safetensors: damaged: it is not ...
+    merit_modules.data.state.DamagedError: ...w.safetensors: damaged: it is...
     """
     digests = {_DIGESTS: f"{fingerprint(weights)} {text_digest}".strip()}
     safetensors.torch.save_file(weights, path, metadata=digests)

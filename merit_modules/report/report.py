@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from merit_modules.data.kinds import FOLDER, SEED, number, whole
+from merit_modules.data.state import hold
 from merit_modules.files import write_atomically
-from merit_modules.kinds import FOLDER, SEED, number, whole
 from merit_modules.report import writers
 from merit_modules.report.about import (
     about,
@@ -23,7 +24,6 @@ from merit_modules.report.routing import (
     summarise_routing,
 )
 from merit_modules.report.study import Study
-from merit_modules.state import hold
 
 _LEFT_OUT = ["what", "of", "because", "scores"]
 

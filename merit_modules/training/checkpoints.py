@@ -17,14 +17,14 @@ from speechbrain.utils.distributed import ddp_barrier, if_main_process
 from speechbrain.utils.epoch_loop import EpochCounterWithStopper
 from speechbrain.utils.logger import get_logger
 
-from merit_modules.errors import InputError
-from merit_modules.files import sync
-from merit_modules.state import (
+from merit_modules.data.state import (
     DamagedError,
     file_digest,
     read_state,
     write_state,
 )
+from merit_modules.errors import InputError
+from merit_modules.files import sync
 
 #: What can pick the epoch to test: scores of the validation set, or the last.
 SCORES = {

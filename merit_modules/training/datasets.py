@@ -10,9 +10,9 @@ from merit_modules.data.audio import raise_if_broken
 from merit_modules.data.duplicates import shared_recordings
 from merit_modules.data.mixing import write_recipes
 from merit_modules.data.pipelines import scan
+from merit_modules.data.state import digest_of, read_state, write_state
 from merit_modules.errors import InputError
 from merit_modules.evaluation.run_folder import SCAN
-from merit_modules.state import digest_of, read_state, write_state
 
 logger = get_logger(__name__)
 # It says the same twice an epoch.

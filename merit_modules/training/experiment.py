@@ -16,6 +16,7 @@ from speechbrain.utils.logger import get_logger
 from speechbrain.utils.run_opts import RunOptions
 
 from merit_modules.data.escaping import escape_logs
+from merit_modules.data.state import hold, let_go
 from merit_modules.errors import InputError, told
 from merit_modules.files import locale_problem, write_atomically
 from merit_modules.hparams import (
@@ -26,7 +27,6 @@ from merit_modules.hparams import (
     with_absolute_includes,
 )
 from merit_modules.pretrained.trust import RUN_TAGS, check_text, read_bounded
-from merit_modules.state import hold, let_go
 from merit_modules.training.defaults import with_defaults
 from merit_modules.training.keys import KEYS
 from merit_modules.training.seal import (
@@ -232,7 +232,7 @@ def begin_run(hparams_file, overrides, hparams, prepare=None):
         _begin_log(folder)
         prepare()
     try:
-        check_same_data(folder, sealed, hparams)
+        data = check_same_data(folder, sealed, hparams)
     except InputError:
         for path, content in before.items():
             write_atomically(path, content)
@@ -241,7 +241,7 @@ def begin_run(hparams_file, overrides, hparams, prepare=None):
         (folder / SEAL).unlink(missing_ok=True)
     write_atomically(folder / COMPOSED, text)
     write_atomically(folder / OVERRIDES, format_overrides(overrides))
-    write_seal(folder, settings, hparams)
+    write_seal(folder, settings, hparams, data)
 
 
 def _begin_log(folder):

@@ -7,14 +7,7 @@ From here come the checks before a run, the recipes' ``--help`` and
 import contextlib
 import datetime
 
-from merit_modules.errors import InputError
-from merit_modules.hparams import (
-    explained,
-    parse_overrides,
-    plain_values,
-    resolved,
-)
-from merit_modules.kinds import (
+from merit_modules.data.kinds import (
     DEVICE,
     FLAG,
     FOLDER,
@@ -30,6 +23,13 @@ from merit_modules.kinds import (
     one_of,
     pair,
     whole,
+)
+from merit_modules.errors import InputError
+from merit_modules.hparams import (
+    explained,
+    parse_overrides,
+    plain_values,
+    resolved,
 )
 
 

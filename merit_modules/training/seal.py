@@ -12,10 +12,10 @@ from hyperpyyaml import resolve_references
 from hyperpyyaml.core import recursive_update
 
 from merit_modules.data.manifest import files_of, read_manifest
+from merit_modules.data.state import digest_of, read_state, write_state
 from merit_modules.errors import InputError
 from merit_modules.pretrained.description import describe, to_yaml
 from merit_modules.ssl.encoder import PretrainedSSLEncoder
-from merit_modules.state import digest_of, read_state, write_state
 
 SEAL = "seal.json"
 #: Paths that a test needs, wherever it is started.
@@ -219,7 +219,7 @@ def read_seal(folder):
         return {}
 
 
-def write_seal(folder, settings, hparams):
+def write_seal(folder, settings, hparams, data):
     """Write down what a run is begun with.
 
     Arguments
@@ -229,7 +229,9 @@ def write_seal(folder, settings, hparams):
     settings : dict
         From :func:`settings_of`.
     hparams : dict
-        Key to value or object; its manifests are there.
+        Key to value or object.
+    data : dict
+        From :func:`check_same_data`.
     """
     values = {
         key: hparams[key]
@@ -246,7 +248,7 @@ def write_seal(folder, settings, hparams):
     seal = {
         "settings": _as_json(settings),
         "values": {**values, "ser_outputs": list(hparams["ser_outputs"])},
-        "data": data_of(hparams),
+        "data": data,
     }
     if type(encoder) is PretrainedSSLEncoder:
         # Its folder need not be there again: the weights are in checkpoints.
@@ -274,26 +276,28 @@ def data_of(hparams):
         the audio lies does not count.
     """
     return {
-        name: _manifest_digest(
-            path, "noise" if name.startswith("noise of") else None
-        )
-        for name, path in _manifests_of(hparams).items()
+        name: _manifest_digest(path, kind)
+        for name, (path, kind) in _manifests_of(hparams).items()
         # What was mixed before is in no manifest.
         if Path(path).is_file() or not hparams["train_mixtures"]
     }
 
 
 def _manifests_of(hparams):
-    noises = ["train", "valid", *hparams["test_noise_sets"]]
-    noises = files_of(hparams["noise_annotation"], "noise_set", noises)
+    """Give each manifest a name: its path, and the kind that it must be of."""
+    names = ["train", "valid", *hparams["test_noise_sets"]]
+    noises = files_of(hparams["noise_annotation"], "noise_set", names)
     tests = files_of(
         hparams["test_annotation"], "test_set", hparams["test_sets"]
     )
-    return {
-        "train set": hparams["train_annotation"],
-        "valid set": hparams["valid_annotation"],
-        **{f"{name} set": path for name, path in tests.items()},
-        **{f"noise of {name}": path for name, path in noises.items()},
+    speech = {
+        "train": hparams["train_annotation"],
+        "valid": hparams["valid_annotation"],
+        **tests,
+    }
+    found = {f"{name} set": (path, None) for name, path in speech.items()}
+    return found | {
+        f"noise of {name}": (path, "noise") for name, path in noises.items()
     }
 
 
@@ -318,17 +322,22 @@ def check_same_data(folder, sealed, hparams):
     hparams : dict
         Key to value or object.
 
+    Returns
+    -------
+    dict
+        From :func:`data_of`: what its manifests are now.
+
     Raises
     ------
     InputError
         Naming each manifest that is another one.
     """
+    now = data_of(hparams)
     if not sealed:
-        return
-    before, now = sealed["data"], data_of(hparams)
-    files = _manifests_of(hparams)
+        return now
+    before, files = sealed["data"], _manifests_of(hparams)
     found = {
-        f"{key}, {files[key]}": (before[key], now[key])
+        f"{key}, {files[key][0]}": (before[key], now[key])
         for key in before
         if key in now and before[key] != now[key]
     }
@@ -336,6 +345,7 @@ def check_same_data(folder, sealed, hparams):
     if labels[0] != labels[1]:
         found["ser_outputs"] = labels
     _refuse(folder, "data", found)
+    return now
 
 
 def check_unchanged(folder, sealed, settings):

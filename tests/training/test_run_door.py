@@ -17,12 +17,12 @@ from speechbrain.core import INTRA_EPOCH_CKPT_FLAG
 from speechbrain.utils.epoch_loop import EpochCounter
 
 from merit_modules.commands.evaluate import evaluate_run
+from merit_modules.data.state import DamagedError
 from merit_modules.errors import InputError
 from merit_modules.evaluation.run_folder import read_results
 from merit_modules.export import export_run
 from merit_modules.inference import SparseMERIT
 from merit_modules.ssl import RandomSSLEncoder
-from merit_modules.state import DamagedError
 from merit_modules.tiny import TINY_SSL
 from merit_modules.training import experiment, recipe
 from merit_modules.training.checkpoints import (

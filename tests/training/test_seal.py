@@ -128,7 +128,8 @@ def test_relative_roots_are_written_as_absolute(tmp_path, monkeypatch):
         "train_mixtures": None,
         "ser_outputs": ["sad"],
     }
-    write_seal("run", {"lr": 0.1}, hparams)
+    data = check_same_data("run", {}, hparams)
+    write_seal("run", {"lr": 0.1}, hparams, data)
     sealed = read_seal("run")
     assert sealed["values"] == {
         "speech_root": str(tmp_path / "corpus"),

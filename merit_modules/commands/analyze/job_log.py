@@ -18,10 +18,10 @@ from merit_modules.commands.analyze.result_files import (
     JsonLines,
     count_segments,
 )
+from merit_modules.data.state import DamagedError, read_state, write_state
 from merit_modules.errors import InputError
 from merit_modules.files import is_on_hub, naming_source
 from merit_modules.pretrained import HPARAMS_FILE, WEIGHTS_FILE
-from merit_modules.state import DamagedError, read_state, write_state
 
 LOG, ERRORS = "log.jsonl", "errors.jsonl"
 STARTED, DONE = "started", "done"

@@ -1,8 +1,8 @@
 """``merit analyze|enhance|classify``: a trained model at work on recordings."""
 
 from merit_modules.commands.analyze.inputs import printable
+from merit_modules.data.kinds import number, whole
 from merit_modules.errors import InputError
-from merit_modules.kinds import number, whole
 
 # What each command does, and its help.
 COMMANDS = {

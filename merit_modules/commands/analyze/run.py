@@ -29,13 +29,13 @@ from merit_modules.commands.analyze.streams import (
     spool_input,
 )
 from merit_modules.data.escaping import terminal
+from merit_modules.data.state import hold
 from merit_modules.errors import InputError
 from merit_modules.files import locale_problem
 from merit_modules.inference import SparseMERIT
 from merit_modules.inference.audio import FileSource
 from merit_modules.inference.interface import SEGMENT_S
 from merit_modules.inference.windows import RECORDED, Sizes
-from merit_modules.state import hold
 
 ROUTING = "routing"
 

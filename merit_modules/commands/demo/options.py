@@ -4,8 +4,8 @@ import sys
 
 from merit_modules.commands.demo.gate import LOCAL
 from merit_modules.data.escaping import terminal
+from merit_modules.data.kinds import number, whole
 from merit_modules.errors import InputError
-from merit_modules.kinds import number, whole
 
 
 def add_parser(subparsers):

@@ -2,11 +2,11 @@
 
 from hyperpyyaml import load_hyperpyyaml
 
+from merit_modules.data.kinds import whole
 from merit_modules.data.manifest import files_of, read_manifest
 from merit_modules.data.mixing import NoiseMixer
 from merit_modules.errors import InputError
 from merit_modules.hparams import explained, format_overrides, resolved
-from merit_modules.kinds import whole
 
 KEYS = (
     "prepare",

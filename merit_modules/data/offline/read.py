@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 from merit_modules.data.audio import read_audio
 from merit_modules.data.manifest import read_manifest
 from merit_modules.data.mixing import MixRecipe
+from merit_modules.data.state import read_state
 from merit_modules.errors import InputError
-from merit_modules.state import read_state
 
 CLEAN, NOISY = "Audios", "NoisyAudios"
 RECIPES, MANIFEST, MADE_FROM = "mixtures.csv", "manifest.json", "made_from.json"

@@ -21,8 +21,8 @@ from merit_modules.data.offline.read import (
     audio_paths,
     read_made_from,
 )
+from merit_modules.data.state import digest_of, hold, write_state
 from merit_modules.errors import InputError
-from merit_modules.state import digest_of, hold, write_state
 
 logger = get_logger(__name__)
 

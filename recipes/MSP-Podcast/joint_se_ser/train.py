@@ -40,9 +40,11 @@ def dataio_prepare(hparams):
     rate_hz = hparams["sample_rate_hz"]
 
     # 1. Utterances and noises, by their manifests
-    sets = hparams["test_sets"], ["train", "valid", *hparams["test_noise_sets"]]
-    tests = files_of(hparams["test_annotation"], "test_set", sets[0])
-    noises = files_of(hparams["noise_annotation"], "noise_set", sets[1])
+    tests = files_of(
+        hparams["test_annotation"], "test_set", hparams["test_sets"]
+    )
+    names = ["train", "valid", *hparams["test_noise_sets"]]
+    noises = files_of(hparams["noise_annotation"], "noise_set", names)
     speech = {
         name: read_manifest(path, hparams["speech_root"])
         for name, path in {

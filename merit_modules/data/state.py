@@ -26,9 +26,9 @@ class DamagedError(InputError):
 
     Example
     -------
-    >>> raise DamagedError("run/results.json: damaged: it is cut off")
+    >>> raise DamagedError("results.json: damaged: it is cut off")
     Traceback (most recent call last):
-    merit_modules.state.DamagedError: run/results.json: damaged: it is cut off
+    merit_modules.data.state.DamagedError: results.json: damaged: it is cut off
     """
 
 
@@ -102,7 +102,7 @@ def write_state(path, content):
     >>> _ = path.write_text(path.read_text().replace("1", "2", 1))
     >>> read_state(path)
     Traceback (most recent call last):
-    merit_modules.state.DamagedError: ...state.json: damaged, or changed by ...
+    merit_modules.data.state.DamagedError: ...state.json: damaged, or changed...
     """
     content = {DIGEST: _MARK + digest_of(content), **content}
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
