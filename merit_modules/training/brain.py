@@ -1,6 +1,5 @@
 """The training of a joint system on SpeechBrain's Brain."""
 
-import math
 import random
 from pathlib import Path
 
@@ -35,6 +34,7 @@ from merit_modules.training.gradients import (
     task_gradients,
 )
 from merit_modules.training.schedule import Schedule
+from merit_modules.training.step import StepsWithoutWaiting
 from merit_modules.training.stopping import SavesWhenAsked
 from merit_modules.training.tracking import (
     EpochTracker,
@@ -46,7 +46,7 @@ from merit_modules.training.tracking import (
 logger = get_logger(__name__)
 
 
-class JointBrain(SavesWhenAsked, sb.Brain):
+class JointBrain(SavesWhenAsked, StepsWithoutWaiting, sb.Brain):
     """Trains and evaluates a :class:`~merit_modules.system.JointSystem`.
 
     Stage 1 trains everything but the SSL encoder, stage 2 everything but its
@@ -138,9 +138,10 @@ class JointBrain(SavesWhenAsked, sb.Brain):
         SystemOutput
             What the system made of the batch.
         """
-        # As the loader made them: a GPU need not be asked for them.
+        # As the loader made them: a GPU need not be asked for them. (It copies
+        # the rest while the host goes on; on Apple's that is not safe.)
         _, wav_lens = batch.noisy_wav
-        batch.to(self.device)
+        batch.to(self.device, non_blocking=self.device_type != "mps")
         wavs, _ = batch.noisy_wav
         if self.augment is not None and stage == sb.Stage.TRAIN:
             clean = batch.clean_wav.data
@@ -149,42 +150,6 @@ class JointBrain(SavesWhenAsked, sb.Brain):
             batch.noisy_wav = PaddedData(wavs, wav_lens)
             batch.clean_wav = PaddedData(clean, wav_lens)
         return self.modules.system(wavs, wav_lens)
-
-    def fit_batch(self, batch):
-        """Train on a batch; see ``speechbrain.Brain``."""
-        should_step = self.step % self.grad_accumulation_factor == 0
-        try:
-            if self.surgery is None:
-                loss = super().fit_batch(batch)
-            else:
-                loss = self._fit_batch_with_surgery(batch, should_step)
-        except _Skipped as skipped:
-            if should_step:
-                self.optimizers_step()
-            loss = skipped.loss
-        if should_step:
-            self.schedule.end_step(self.optimizer_step)
-        return loss
-
-    def _fit_batch_with_surgery(self, batch, should_step):
-        self.on_fit_batch_start(batch, should_step)
-        # Gradients are averaged over processes when all of a step are there.
-        with self.no_sync(), self.training_ctx:
-            outputs = self.compute_forward(batch, sb.Stage.TRAIN)
-            loss = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
-        self.check_loss_isfinite(loss)
-        scale = self.scaler.get_scale() / self.grad_accumulation_factor
-        self.surgery.accumulate(
-            {task: scale * loss for task, loss in self._task_losses.items()},
-            [p for p in self.modules.parameters() if p.requires_grad],
-        )
-        if should_step:
-            epoch = self.hparams.epoch_counter.current
-            seed = keyed_seed(self.hparams.seed, epoch, self.step)
-            self.surgery.set_gradients(seed)
-            self.optimizers_step()
-        self.on_fit_batch_end(batch, outputs, loss, should_step)
-        return loss.detach().cpu()
 
     def compute_objectives(self, predictions, batch, stage):
         """Compute the loss and keep what the epoch's statistics need.
@@ -294,43 +259,6 @@ class JointBrain(SavesWhenAsked, sb.Brain):
         if self.augment is not None:
             random.seed(seed)  # SpeechBrain's Augmenter draws from it, too
 
-    def check_loss_isfinite(self, loss):
-        """Stop at a loss that is not a number; else note the batch.
-
-        With ``--nonfinite_patience N``, the first N batches of an epoch whose
-        loss is none are left out.
-
-        Raises
-        ------
-        InputError
-            Naming the utterances of the batch. The checkpoints stay.
-        """
-        bad = ~torch.isfinite(loss)
-        if self.distributed_launch and self.nonfinite_patience:
-            # What one process leaves out, the others must not wait for.
-            bad = bad.int()
-            torch.distributed.all_reduce(bad, torch.distributed.ReduceOp.MAX)
-        if not bad:
-            # Before the step. No longer than needed: it holds activations.
-            to_track, self._to_track = self._to_track, None
-            self._track(*to_track)
-            return
-        self.nonfinite_count += 1
-        if self.nonfinite_count <= self.nonfinite_patience:
-            logger.warning(
-                f"the loss became {loss.item()}: left out "
-                f"{', '.join(self._batch_ids)}"
-            )
-            raise _Skipped(loss.detach().cpu())
-        last = self.checkpointer and self.checkpointer.find_checkpoint()
-        raise InputError(
-            f"the loss became {loss.item()} in epoch "
-            f"{self.hparams.epoch_counter.current}, step {self.step}, on the "
-            f"utterances {', '.join(self._batch_ids)}. Try a lower lr or "
-            "max_grad_norm, or --precision fp32; the last good checkpoint is "
-            f"{last.path if last else 'not there yet'}."
-        )
-
     # ---- optimisation -------------------------------------------------
 
     def init_optimizers(self):
@@ -346,29 +274,9 @@ class JointBrain(SavesWhenAsked, sb.Brain):
         if self.checkpointer is not None:
             self.checkpointer.add_recoverable("optimizer", self.optimizer)
 
-    def optimizers_step(self):
-        """Clip over all parameter groups (SpeechBrain: the first), step."""
-        self.scaler.unscale_(self.optimizer)
-        skips = self.skip_nonfinite_grads and not self.scaler.is_enabled()
-        if self.max_grad_norm > 0 or skips:
-            groups = self.optimizer.param_groups
-            norm = torch.nn.utils.clip_grad_norm_(
-                [p for group in groups for p in group["params"]],
-                self.max_grad_norm or math.inf,
-            )
-            if skips and not torch.isfinite(norm):
-                logger.warning(
-                    f"gradients are not finite: step {self.optimizer_step + 1}"
-                    " left out"
-                )
-                self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.optimizer_step += 1
-
     def make_dataloader(self, dataset, stage, **kwargs):
         """Make a loader; see ``speechbrain.Brain``."""
+        kwargs.setdefault("pin_memory", self.device_type == "cuda")
         loader = super().make_dataloader(dataset, stage, **kwargs)
         if stage == sb.Stage.TRAIN and self.train_sampler is None:
             # SpeechBrain tells a batch sampler of the epoch only in DDP.
@@ -485,11 +393,3 @@ class JointBrain(SavesWhenAsked, sb.Brain):
 
     def on_evaluate_start(self, max_key=None, min_key=None):
         """Keep the weights: :meth:`load_best` loads them, once for all sets."""
-
-
-class _Skipped(Exception):
-    """A batch whose loss is no number."""
-
-    def __init__(self, loss):
-        super().__init__()
-        self.loss = loss

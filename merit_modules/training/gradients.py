@@ -299,6 +299,8 @@ class GradientSurgery:
         seed : int
             Draws the order of projections.
         """
+        if not self._gradients:  # all batches of the step were left out
+            return
         self._average_over_processes()
         parameters = list(next(iter(self._gradients.values())))
         gradients = project_conflicting(
@@ -307,6 +309,10 @@ class GradientSurgery:
         )
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
+        self.forget()
+
+    def forget(self):
+        """Drop the gradients that wait for a step."""
         self._gradients = {}
 
     def _average_over_processes(self):

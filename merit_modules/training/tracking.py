@@ -54,7 +54,10 @@ class EpochTracker:
             How many entries there are.
         """
         value = torch.as_tensor(value).detach().double()
-        self._sums[name] = self._sums[name] + value * weight
+        total = self._sums[name]
+        if isinstance(total, torch.Tensor):  # on the CPU in a resumed epoch
+            total = total.to(value.device, non_blocking=True)
+        self._sums[name] = total + value * weight
         self._weights[name] = self._weights[name] + weight
 
     def add_routing(self, mixture):
