@@ -33,6 +33,7 @@ from merit_modules.training.gradients import (
     parameter_groups,
     task_gradients,
 )
+from merit_modules.training.pace import TellsItsPace
 from merit_modules.training.schedule import Schedule
 from merit_modules.training.step import StepsWithoutWaiting
 from merit_modules.training.stopping import SavesWhenAsked
@@ -46,7 +47,7 @@ from merit_modules.training.tracking import (
 logger = get_logger(__name__)
 
 
-class JointBrain(SavesWhenAsked, StepsWithoutWaiting, sb.Brain):
+class JointBrain(SavesWhenAsked, TellsItsPace, StepsWithoutWaiting, sb.Brain):
     """Trains and evaluates a :class:`~merit_modules.system.JointSystem`.
 
     Stage 1 trains everything but the SSL encoder, stage 2 everything but its
@@ -335,6 +336,7 @@ class JointBrain(SavesWhenAsked, StepsWithoutWaiting, sb.Brain):
             {"epoch": epoch, "lr": self.schedule.rate},
             self.train_stats,
             stats,
+            self.pace_stats,
         )
         self.schedule.end_epoch(epoch, stats["loss"])
         self._save_epoch({**stats, "epoch": epoch})

@@ -169,17 +169,21 @@ class StepsWithoutWaiting:
     def _too_large(self, batch, error):
         n_utterances, n_samples = batch.noisy_wav.data.shape
         seconds = n_utterances * n_samples / self.hparams.sample_rate_hz
-        length_s = self.hparams.batch_length_s / 2
-        factor = self.grad_accumulation_factor * 2
         told = str(error).partition(" Including")[0]
-        half = "" if self.precision != "fp32" else " or --precision bf16"
+        ways = [
+            "begin anew (--start_over) with --max_batch_size "
+            f"{max(1, n_utterances // 2)} --batch_length_s "
+            f"{self.hparams.batch_length_s / 2:g} --grad_accumulation_factor "
+            f"{self.grad_accumulation_factor * 2}"
+        ]
+        if self.precision == "fp32":
+            ways[0] += " or --precision bf16"
+        if not getattr(self.hparams, "ssl_checkpointing", True):
+            ways.insert(0, "go on with --ssl_checkpointing True (slower)")
         return (
             f"the memory of {self.device} is too small for a batch of "
             f"{n_utterances} utterances, {seconds:.0f} s with padding: {told} "
-            "This run can go on with --ssl_checkpointing True. Or begin anew "
-            f"(--start_over) with --max_batch_size {max(1, n_utterances // 2)}"
-            f" --batch_length_s {length_s:g} --grad_accumulation_factor "
-            f"{factor}{half}. The last good checkpoint is "
+            f"What helps: {'; or '.join(ways)}. The last good checkpoint is "
             f"{self._last_checkpoint()}."
         )
 

@@ -156,7 +156,7 @@ def one_line(meta, n_epochs, train_stats, valid_stats):
     return ", ".join(parts)
 
 
-def log_epoch(hparams, meta, train_stats, valid_stats):
+def log_epoch(hparams, meta, train_stats, valid_stats, pace=None):
     """Tell people of an epoch in a line, and loggers in numbers.
 
     Arguments
@@ -169,6 +169,9 @@ def log_epoch(hparams, meta, train_stats, valid_stats):
         Name to float.
     valid_stats : dict
         Name to float.
+    pace : dict, optional
+        Name to float: how fast it was. For TensorBoard alone: the other logger
+        is the same for every run with these settings.
     """
     n_epochs = hparams.epoch_counter.limit
     logger.info(one_line(meta, n_epochs, train_stats, valid_stats))
@@ -179,6 +182,7 @@ def log_epoch(hparams, meta, train_stats, valid_stats):
     board = hparams.tensorboard_logger
     if board is None:
         return
+    train_stats = {**train_stats, **(pace or {})}
     # It counts its own calls, from 0 again in a resumed run.
     board.global_step["meta"] = meta["epoch"] - 1
     for split, stats in (("train", train_stats), ("valid", valid_stats)):

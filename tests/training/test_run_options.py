@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
 from speechbrain.utils.run_opts import RunOptions
 
 from merit_modules.errors import InputError
@@ -61,8 +62,8 @@ class OneBadBatch(JointBrain):
         return loss
 
 
-def run_bad(path, tmp_path, where, *words):
-    hparams = start(path, tmp_path, number_of_epochs=1)
+def run_bad(path, tmp_path, where, *words, **overrides):
+    hparams = start(path, tmp_path, number_of_epochs=1, **overrides)
     data = recipe.dataio_prepare(hparams)
     options = options_of("--device", "cpu", "--noprogressbar", *words)
     brain_class = type("Bad", (OneBadBatch,), {"where": where})
@@ -87,6 +88,64 @@ def test_the_first_bad_loss_stops_unless_there_is_patience(
         run_bad(
             tiny_experiment, tmp_path / "c", "loss", "--nonfinite_patience", "0"
         )
+
+
+@pytest.mark.parametrize("surgery", ["none", "pcgrad"])
+@pytest.mark.parametrize("factor", [1, 2])
+def test_what_is_left_out_spoils_nothing(
+    tiny_experiment, tmp_path, surgery, factor
+):
+    """The second batch, which ends a step of two with a whole one."""
+    words = "--nonfinite_patience 1 --grad_accumulation_factor".split()
+    brain = run_bad(
+        tiny_experiment,
+        tmp_path,
+        "loss",
+        *words,
+        str(factor),
+        gradient_surgery=surgery,
+    )
+    assert brain.nonfinite_count == 1
+    moments = brain.optimizer.state_dict()["state"].values()
+    assert {int(state["step"]) for state in moments} == {
+        brain.optimizer_step - (factor == 1)
+    }
+    assert all(p.isfinite().all() for p in brain.system.parameters())
+
+
+class TooLarge(JointBrain):
+    """The third batch of an epoch is larger than the GPU's memory."""
+
+    def compute_forward(self, batch, stage):
+        if "TRAIN" in str(stage) and self.step == 3:
+            raise torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a "
+                "total capacity of 7.79 GiB of which 1.06 GiB is free. "
+                "Including non-PyTorch memory, this process has 6.7 GiB."
+            )
+        return super().compute_forward(batch, stage)
+
+
+def test_a_batch_that_is_too_large_is_told_with_what_helps(
+    tiny_experiment, tmp_path
+):
+    hparams = start(tiny_experiment, tmp_path)
+    data = recipe.dataio_prepare(hparams)
+    options = options_of(
+        *("--device", "cpu", "--noprogressbar", "--ckpt_interval_steps", "1")
+    )
+    brain = recipe.make_brain(hparams, options, data, TooLarge)
+    with pytest.raises(InputError) as caught:
+        recipe.fit(brain, hparams, data)
+    told = str(caught.value)
+    assert "utterances, " in told and "with padding: CUDA out of" in told
+    assert "1.06 GiB is free" in told and "Including" not in told
+    for option in (
+        *("--ssl_checkpointing True", "--max_batch_size 4", "--precision bf16"),
+        *("--batch_length_s 20", "--grad_accumulation_factor 2"),
+    ):
+        assert option in told
+    assert str(last_checkpoint(tmp_path / "run")) in told
 
 
 def test_bad_gradients_are_skipped_if_asked(tiny_experiment, tmp_path, caplog):
