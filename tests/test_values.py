@@ -1,5 +1,6 @@
 """Wrong values: each ends in one message that names it, before any work."""
 
+import contextlib
 import re
 import shlex
 import subprocess
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from speechbrain.utils.run_opts import RunOptions
 
 from merit_modules.commands.__main__ import main as merit
+from merit_modules.data.kinds import numbered
 from merit_modules.errors import InputError
 from merit_modules.hparams import load_hparams, parse_overrides
 from merit_modules.inference import SparseMERIT
@@ -23,7 +25,12 @@ from merit_modules.report.report import write_report
 from merit_modules.tiny import tiny_system
 from merit_modules.training.defaults import DEFAULTS, NEEDED, with_defaults
 from merit_modules.training.experiment import usage
-from merit_modules.training.keys import KEYS, check_command, problems_of
+from merit_modules.training.keys import (
+    KEYS,
+    check_command,
+    checked,
+    problems_of,
+)
 from tests.conftest import ROOT
 from tests.helpers import keys_page
 from tests.helpers.experiments import EXPERIMENTS, name_of
@@ -153,13 +160,64 @@ def test_a_gpu_that_is_not_there_is_named(tmp_path, capsys, caplog):
         pytest.skip("there is one")
     words = ["train", "sparse_merit", "--output_folder", tmp_path / "run"]
     for more, expected in [
-        (["--device", "cuda"], "device: expected"),
+        (["--device", "cuda"], "got 'cuda'; "),
         (["--precision", "fp16"], "precision: expected fp32 or bf16 on a CPU"),
         (["--data_parallel_backend"], "data_parallel_backend: expected a GPU"),
     ]:
         code, said = ended([*words, *more], capsys, caplog)
         assert code == 2 and expected in said
     assert not list(tmp_path.iterdir())
+
+
+def test_bf16_is_for_gpus_that_have_it(monkeypatch, tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text("precision: bf16")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    able = []
+    monkeypatch.setattr(
+        torch.cuda,
+        "is_bf16_supported",
+        lambda including_emulation: bool(able) or including_emulation,
+    )
+    with pytest.raises(InputError, match="fp16 or fp32, as Tesla T4 has no"):
+        checked(path, {"device": "cuda"}, "").__enter__()
+    for options, overrides in (
+        ({"device": "cuda", "precision": "fp16"}, ""),
+        ({"device": "cuda"}, "precision: fp32"),
+        ({"device": "cpu"}, ""),
+    ):
+        with checked(path, options, overrides):
+            pass
+    able.append(True)
+    with checked(path, {"device": "cuda"}, ""):
+        pass
+
+
+@pytest.mark.parametrize(
+    "run_opts, hparams, expected",
+    [
+        ({"device": "cuda"}, {}, "cuda:0"),
+        ({"device": "cuda:1"}, {}, "cuda:1"),
+        ({"device": "cpu"}, {"device": "cuda"}, "cpu"),
+        ({"debug": True}, {"device": "cuda"}, "cuda:0"),
+        (RunOptions.from_dictionary({"device": "cuda"}), {}, "cuda:0"),
+        (None, {}, "cuda:0"),  # SpeechBrain's own guess, where there is one
+    ],
+)
+def test_speechbrain_gets_a_gpu_by_its_number(
+    monkeypatch, run_opts, hparams, expected
+):
+    guess = "speechbrain.utils.distributed.infer_device"
+    monkeypatch.setattr(guess, lambda: "cuda")
+    found = numbered(run_opts, hparams)
+    assert found["device"] == expected
+    if found is not run_opts:
+        given = {*getattr(run_opts, "overridden_args", run_opts or ())}
+        assert found.overridden_args == given | {"device"}
+        monkeypatch.setenv("LOCAL_RANK", "3")
+        assert numbered(run_opts, hparams)["device"] == "cuda:3"
 
 
 @pytest.mark.parametrize("key", ["output_folder", "save_folder"])

@@ -1,6 +1,7 @@
 """What a single value has to be, in words and as a check."""
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Callable
@@ -22,6 +23,8 @@ class Kind(NamedTuple):
         Says whether a value is one.
     read : callable
         Makes a value of text.
+    note : callable
+        Says what else a user should know whose value is none.
 
     Example
     -------
@@ -33,6 +36,7 @@ class Kind(NamedTuple):
     told: str
     accepts: Callable
     read: Callable = str
+    note: Callable = str
 
     def problem(self, value):
         """Say what is wrong with a value; None if nothing is."""
@@ -41,7 +45,7 @@ class Kind(NamedTuple):
         shown = "null" if value is None else repr(value)
         if len(shown) > 200:
             shown = f"{shown[:200]}..."
-        return f"expected {self.told}, got {shown}"
+        return f"expected {self.told}, got {shown}{self.note()}"
 
     def check(self, name, value):
         """Return a value; raise an ``InputError`` if something is wrong."""
@@ -186,6 +190,7 @@ def either(*kinds):
     return Kind(
         " or ".join(kind.told for kind in kinds),
         lambda value: any(kind.accepts(value) for kind in kinds),
+        note=lambda: "".join(kind.note() for kind in kinds),
     )
 
 
@@ -217,6 +222,58 @@ def _is_device(value):
     return True
 
 
+def _devices_here():
+    import torch
+
+    names = [f"cuda:{n}" for n in range(torch.cuda.device_count())]
+    names += ["mps"] if torch.backends.mps.is_available() else []
+    if not names and not (torch.version.cuda or torch.version.hip):
+        return "; this PyTorch is built for CPUs alone"
+    return f"; PyTorch finds {', '.join(names) or 'no GPU'}"
+
+
+def numbered(run_opts, hparams=None):
+    """Give a GPU that is called ``cuda`` the number that SpeechBrain wants.
+
+    That of the process on this machine under torchrun, where SpeechBrain takes
+    GPU 0 for all, else 0, where it complains.
+
+    Arguments
+    ---------
+    run_opts : RunOptions or dict or None
+        SpeechBrain's options.
+    hparams : dict, optional
+        Where ``device`` may be, if not there.
+
+    Returns
+    -------
+    RunOptions or dict or None
+        The same, or with the number.
+
+    Example
+    -------
+    >>> numbered({"device": "cuda", "debug": True})["device"]
+    'cuda:0'
+    >>> numbered({"device": "cpu"})
+    {'device': 'cpu'}
+    """
+    from speechbrain.utils.distributed import infer_device
+    from speechbrain.utils.run_opts import RunOptions
+
+    options = run_opts or {}
+    if not isinstance(options, RunOptions):
+        options = RunOptions.from_dictionary(options)
+    stated = (hparams or {}).get("device")
+    if (options.device or stated or infer_device()) != "cuda":
+        return run_opts
+    number = os.environ.get("LOCAL_RANK", 0)
+    return dataclasses.replace(
+        options,
+        device=f"cuda:{number}",
+        overridden_args={*options.overridden_args, "device"},
+    )
+
+
 NULL = Kind("null", lambda value: value is None)
 FLAG = Kind("True or False", lambda value: isinstance(value, bool))
 TEXT = Kind(
@@ -226,7 +283,11 @@ PATH = Kind("a path", _is_path)
 #: A folder to write to.
 FOLDER = Kind("a folder, or the path of one that can be made", _can_be_folder)
 MAPPING = Kind("keys and values", lambda value: isinstance(value, dict))
-DEVICE = Kind("a device that is here, such as cpu or cuda:0", _is_device)
+DEVICE = Kind(
+    "a device that is here, such as cpu or cuda:0",
+    _is_device,
+    note=_devices_here,
+)
 SEED = whole(0, 2**32 - 1)
 #: Of audio: a megahertz is more than any recorder writes.
 RATE_HZ = number("Hz", least=1, most=10**6)

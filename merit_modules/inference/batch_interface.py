@@ -10,7 +10,7 @@ from speechbrain.inference.interfaces import Pretrained
 from speechbrain.utils.fetching import LocalStrategy, fetch
 
 from merit_modules.cpu.int8 import check_device, is_quantized, quantize_
-from merit_modules.data.kinds import DEVICE, NULL, either
+from merit_modules.data.kinds import DEVICE, NULL, either, numbered
 from merit_modules.errors import InputError
 from merit_modules.files import naming_source
 from merit_modules.inference.audio import check_scale
@@ -154,6 +154,7 @@ class BatchInterface(Pretrained):
         """
         device = (kwargs.get("run_opts") or {}).get("device")
         either(NULL, DEVICE).check("device", device)
+        kwargs["run_opts"] = numbered(kwargs.get("run_opts"))
         source = str(source)
         local = Path(source)
         if local.exists() and not (local / hparams_file).is_file():

@@ -13,6 +13,7 @@ from speechbrain.utils.checkpoints import (
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 
+from merit_modules.data.kinds import numbered
 from merit_modules.data.seeding import keyed_seed
 from merit_modules.errors import InputError
 from merit_modules.training.augmentation import AlignedAugmenter
@@ -80,11 +81,11 @@ class JointBrain(SavesWhenAsked, TellsItsPace, StepsWithoutWaiting, sb.Brain):
 
     def __init__(self, target, train_mixer, **kwargs):
         hparams = {**DEFAULTS, **kwargs["hparams"]}
-        run_opts = kwargs.get("run_opts") or {}
+        run_opts = numbered(kwargs.get("run_opts"), hparams) or {}
         given = getattr(run_opts, "overridden_args", run_opts)
         if "ckpt_interval_steps" in given:  # SpeechBrain: one of the two
             hparams["ckpt_interval_minutes"] = 0
-        super().__init__(**{**kwargs, "hparams": hparams})
+        super().__init__(**{**kwargs, "hparams": hparams, "run_opts": run_opts})
         if "nonfinite_patience" not in {*given, *kwargs["hparams"]}:
             self.nonfinite_patience = 0
         self.target = target

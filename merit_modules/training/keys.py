@@ -349,6 +349,11 @@ def check_command(hparams_file, run_opts, overrides):
     overrides : str or dict
         Keys to replace.
 
+    Returns
+    -------
+    dict
+        Key to plain value: options, and what the file and the line state.
+
     Raises
     ------
     InputError
@@ -375,12 +380,14 @@ def check_command(hparams_file, run_opts, overrides):
     if lines:
         raise InputError("\n".join(lines))
     given = getattr(run_opts, "overridden_args", options)
-    _check_hardware({**options, **stated, **{k: options[k] for k in given}})
+    values = {**options, **stated, **{k: options[k] for k in given}}
+    _check_hardware(values)
+    return values
 
 
 @contextlib.contextmanager
 def checked(hparams_file, run_opts, overrides):
-    """Open a YAML file to load it, after :func:`check_command`.
+    """Open a YAML file to train by, after :func:`check_command`.
 
     Arguments
     ---------
@@ -392,7 +399,7 @@ def checked(hparams_file, run_opts, overrides):
     file
         The open file; errors in it are explained.
     """
-    check_command(hparams_file, run_opts, overrides)
+    _check_bf16(check_command(hparams_file, run_opts, overrides))
     with (
         explained(hparams_file),
         open(hparams_file, encoding="utf-8") as stream,
@@ -405,11 +412,28 @@ def _check_hardware(values):
     if values.get("data_parallel_backend") and not DEVICE.accepts("cuda"):
         raise InputError("data_parallel_backend: expected a GPU, found none")
     for key in ("precision", "eval_precision"):
-        if values.get(key) == "fp16":
-            from speechbrain.utils.distributed import infer_device
+        if values.get(key) == "fp16" and _device_of(values).startswith("cpu"):
+            raise InputError(
+                f"{key}: expected fp32 or bf16 on a CPU, got 'fp16'"
+            )
 
-            device = values.get("device") or infer_device()
-            if device.startswith("cpu"):
-                raise InputError(
-                    f"{key}: expected fp32 or bf16 on a CPU, got 'fp16'"
-                )
+
+def _device_of(values):
+    from speechbrain.utils.distributed import infer_device
+
+    return values.get("device") or infer_device()
+
+
+def _check_bf16(values):
+    """Refuse to train in what an older GPU only imitates, slowly."""
+    device = _device_of(values)
+    if values.get("precision") != "bf16" or not device.startswith("cuda"):
+        return
+    import torch
+
+    with torch.cuda.device(device):
+        if not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise InputError(
+                "precision: expected fp16 or fp32, as "
+                f"{torch.cuda.get_device_name()} has no bf16, got 'bf16'"
+            )
