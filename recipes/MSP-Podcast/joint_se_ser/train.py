@@ -199,7 +199,8 @@ def evaluate(brain, hparams, data):
         chosen=hparams["test_conditions"],
         n_examples=hparams["n_examples"],
         removal_conditions=hparams["removal_conditions"],
-        cost_duration_s=hparams["measure_cost"] and hparams["batch_length_s"],
+        cost_duration_s=hparams["measure_cost"]
+        and min(hparams["batch_length_s"], 64.0),
     )
 
 
