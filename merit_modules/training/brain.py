@@ -278,7 +278,6 @@ class JointBrain(SavesWhenAsked, TellsItsPace, StepsWithoutWaiting, sb.Brain):
 
     def make_dataloader(self, dataset, stage, **kwargs):
         """Make a loader; see ``speechbrain.Brain``."""
-        kwargs.setdefault("pin_memory", self.device_type == "cuda")
         loader = super().make_dataloader(dataset, stage, **kwargs)
         if stage == sb.Stage.TRAIN and self.train_sampler is None:
             # SpeechBrain tells a batch sampler of the epoch only in DDP.

@@ -55,6 +55,11 @@ class StepsWithoutWaiting:
 
     _norm = None  # of the gradients that the last step may have left out
 
+    def make_dataloader(self, dataset, stage, **kwargs):
+        """Make a loader from whose memory a GPU copies by itself."""
+        kwargs.setdefault("pin_memory", self.device_type == "cuda")
+        return super().make_dataloader(dataset, stage, **kwargs)
+
     def fit_batch(self, batch):
         """Train on a batch; see ``speechbrain.Brain``.
 
