@@ -31,7 +31,7 @@ class Batch:
         self.ser_label = self.Wavs((labels.unsqueeze(1), wav_lens))
         self.id = [f"utt{i}" for i in range(len(labels))]
 
-    def to(self, device):
+    def to(self, device, non_blocking):
         return self
 
 
