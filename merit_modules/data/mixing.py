@@ -120,8 +120,11 @@ def align_noise(noise, n_samples, offset):
             "noise: expected shape (M,) with M above 0, "
             f"got {tuple(noise.shape)}"
         )
-    # By index: rolling would copy all of a recording of many minutes.
-    return noise[(torch.arange(n_samples) - offset) % len(noise)]
+    # Not rolled: that would copy all of a recording of many minutes.
+    first = -offset % len(noise)
+    if first + n_samples <= len(noise):
+        return noise[first : first + n_samples]
+    return noise[(torch.arange(n_samples) + first) % len(noise)]
 
 
 def mix_at_snr(speech, noise, snr_db, about_mean=False):
@@ -270,6 +273,21 @@ class NoiseMixer:
         3
         """
         self._epoch.fill_(int(epoch))
+
+    def audio_files(self):
+        """List the files that mixtures depend on, beside the speech.
+
+        Returns
+        -------
+        list of str
+            Paths of the noise.
+
+        Example
+        -------
+        >>> NoiseMixer({"n": {"wav": "n.wav"}}, 5, seed=1).audio_files()
+        ['n.wav']
+        """
+        return [entry["wav"] for entry in self.noise.values()]
 
     def __call__(self, utt_id, clean):
         """Mix one utterance.

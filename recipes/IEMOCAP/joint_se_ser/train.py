@@ -104,6 +104,7 @@ def dataio_prepare(hparams):
         settings=[hparams["max_duration_s"], rate_hz],
         num_workers=hparams["num_workers"],
         skip_broken=hparams["skip_broken_audio"],
+        manifest=hparams["train_annotation"],
     )
     hparams["system"].normalizer.set_statistics(**statistics)
 

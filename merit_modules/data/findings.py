@@ -1,0 +1,272 @@
+"""What was found in audio, kept for all runs of the same data.
+
+It lies beside the manifests where these are shared, else in a folder of the
+user's: ``$MERIT_CACHE``, ``$XDG_CACHE_HOME/merit`` or ``~/.cache/merit``. What
+is said of a file counts as long as its path, size and time of change are the
+same. The folder can be removed at any time: the audio is then read again.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from speechbrain.utils.logger import get_logger
+
+from merit_modules.data.state import digest_of, read_state, write_state
+from merit_modules.errors import InputError
+
+logger = get_logger(__name__)
+
+FINDINGS = "audio_findings"
+_FILES_PER_TASK = 256
+_N_THREADS = 8  # on a network disk they wait
+
+
+def cache_folder():
+    """Name the user's folder of what can be made again.
+
+    Returns
+    -------
+    Path
+        It need not exist.
+
+    Example
+    -------
+    >>> monkeypatch = getfixture("monkeypatch")
+    >>> monkeypatch.setenv("MERIT_CACHE", "/scratch/merit")
+    >>> cache_folder().as_posix()
+    '/scratch/merit'
+    """
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    chosen = os.environ.get("MERIT_CACHE") or os.path.join(cache, "merit")
+    return Path(chosen).expanduser()
+
+
+def findings_folder(manifest, run_folder):
+    """Say where the findings of a run are, or will be.
+
+    Arguments
+    ---------
+    manifest : str or Path
+        One of its manifests.
+    run_folder : str or Path
+        Its output folder.
+
+    Returns
+    -------
+    Path
+        It need not exist.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> shared = findings_folder(folder / "train.json", folder / "run")
+    >>> shared == folder / "audio_findings"
+    True
+    >>> findings_folder(folder / "run" / "train.json", folder / "run").name
+    'audio_findings'
+    """
+    place = Path(manifest).absolute().parent
+    is_own = place.is_relative_to(Path(run_folder).absolute())
+    is_shared = not is_own and os.access(place, os.W_OK)
+    return (place if is_shared else cache_folder()) / FINDINGS
+
+
+def header_cache(audio_folder, what="headers"):
+    """Name the file of the lengths that preparations read in a folder.
+
+    Arguments
+    ---------
+    audio_folder : str or Path
+        Where the audio is.
+    what : str
+        Kind of cache, see :func:`merit_modules.data.probing.probe_many` and
+        :func:`merit_modules.data.noise.corpus.usable_durations`.
+
+    Returns
+    -------
+    Path
+        A file that all runs append to.
+
+    Example
+    -------
+    >>> header_cache("/corpora/mine").name
+    'headers-mine-a8d5e701c460.jsonl'
+    """
+    return _named(cache_folder() / FINDINGS, what, audio_folder, "jsonl")
+
+
+def _named(folder, what, audio_folder, suffix, *about):
+    audio_folder = os.path.abspath(audio_folder)
+    name = os.path.basename(audio_folder) or "root"
+    digest = digest_of([audio_folder, *about])[:12]
+    return Path(folder) / f"{what}-{name}-{digest}.{suffix}"
+
+
+def identities(paths):
+    """Tell by which one notices that files have changed.
+
+    Arguments
+    ---------
+    paths : iterable of str
+        The files.
+
+    Returns
+    -------
+    dict
+        Path to its size and its time of change in ns; None if it is gone.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.wav"
+    >>> _ = path.write_bytes(b"12")
+    >>> found = identities([str(path), "gone.wav"])
+    >>> found[str(path)].split()[0], found["gone.wav"]
+    ('2', None)
+    """
+    paths = list(dict.fromkeys(paths))
+    tasks = [
+        paths[start : start + _FILES_PER_TASK]
+        for start in range(0, len(paths), _FILES_PER_TASK)
+    ]
+    with ThreadPoolExecutor(_N_THREADS) as pool:
+        found = pool.map(lambda task: [_identity(path) for path in task], tasks)
+        return {
+            path: identity
+            for task, some in zip(tasks, found)
+            for path, identity in zip(task, some)
+        }
+
+
+def _identity(path):
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def read_findings(path):
+    """Read findings; None if there are none that can be trusted.
+
+    Arguments
+    ---------
+    path : str or Path
+        A file that :func:`write_findings` wrote.
+
+    Returns
+    -------
+    dict or None
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "found.json"
+    >>> write_findings(path, {"n": 1})
+    >>> read_findings(path)
+    {'n': 1}
+    >>> _ = path.write_text("{")
+    >>> read_findings(path) is None
+    True
+    """
+    try:
+        return read_state(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, InputError) as error:
+        logger.warning(f"{error}; the audio is read again")
+        return None
+
+
+def write_findings(path, findings):
+    """Keep findings, if the folder can be written; of two, the last counts.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+    findings : dict
+        Of types that JSON knows.
+    """
+    try:
+        write_state(path, findings)
+    except OSError as error:
+        logger.warning(
+            f"{path}: cannot be written ({error.strerror}): other runs will "
+            "read this audio again. MERIT_CACHE names another folder"
+        )
+
+
+class FileFindings:
+    """What was found when files were read, whoever read them.
+
+    Arguments
+    ---------
+    folder : str or Path
+        See :func:`findings_folder`.
+    files : dict
+        Path to identity, from :func:`identities`.
+    settings : list
+        How they are read, as plain values.
+
+    Example
+    -------
+    >>> folder, files = getfixture("tmp_path"), {"/audio/a.wav": "2 17"}
+    >>> findings = FileFindings(folder, files, [16000])
+    >>> findings.add({"/audio/a.wav": (None, {"loud": "very loud"})})
+    >>> FileFindings(folder, files, [16000]).of("/audio/a.wav")
+    (None, {'loud': 'very loud'})
+    >>> FileFindings(folder, {"/audio/a.wav": "2 18"}, [16000]).of(
+    ...     "/audio/a.wav") is None
+    True
+    """
+
+    def __init__(self, folder, files, settings):
+        self._files = files
+        try:
+            root = os.path.commonpath(
+                [os.path.dirname(os.path.abspath(path)) for path in files]
+            )
+        except ValueError:  # no file, or several drives
+            root = ""
+        self.path = _named(folder, "files", root, "json", settings)
+        self._known = {}
+        self._read()
+
+    def _read(self):
+        found = read_findings(self.path) or {}
+        read = found.get("read")
+        if not isinstance(read, dict):
+            return
+        problems, doubts = found.get("problems"), found.get("doubts")
+        for path, identity in read.items():
+            said = problems.get(path), doubts.get(path, {})
+            self._known.setdefault(path, (identity, *said))
+
+    def of(self, path):
+        """Return a file's problem and doubts, or None if it is not known."""
+        known = self._known.get(path)
+        if known is None or known[0] != self._files.get(path):
+            return None
+        return known[1:]
+
+    def add(self, found):
+        """Keep what was found in more files.
+
+        Arguments
+        ---------
+        found : dict
+            Path to problem (str or None) and doubts (kind to sentence).
+        """
+        for path, said in found.items():
+            if self._files.get(path) is not None:
+                self._known[path] = (self._files[path], *said)
+        self._read()  # what another run has found since
+        known = self._known.items()
+        write_findings(
+            self.path,
+            {
+                "read": {path: said[0] for path, said in known},
+                "problems": {p: said[1] for p, said in known if said[1]},
+                "doubts": {p: said[2] for p, said in known if said[2]},
+            },
+        )
