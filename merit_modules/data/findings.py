@@ -72,34 +72,46 @@ def findings_folder(manifest, run_folder):
     return (place if is_shared else cache_folder()) / FINDINGS
 
 
-def header_cache(audio_folder, what="headers"):
-    """Name the file of the lengths that preparations read in a folder.
+def shared_cache(what, paths):
+    """Name the file of the lengths that preparations read.
 
     Arguments
     ---------
-    audio_folder : str or Path
-        Where the audio is.
     what : str
-        Kind of cache, see :func:`merit_modules.data.probing.probe_many` and
-        :func:`merit_modules.data.noise.corpus.usable_durations`.
+        Kind of cache: ``headers`` or ``noise``.
+    paths : iterable of str or Path
+        The audio.
 
     Returns
     -------
-    Path
-        A file that all runs append to.
+    Path or None
+        A file that all runs append to; None if there can be none.
 
     Example
     -------
-    >>> header_cache("/corpora/mine").name
-    'headers-mine-a8d5e701c460.jsonl'
+    >>> shared_cache("headers", ["/corpora/mine/a.wav", "/corpora/mine/b.wav"])
+    PosixPath('...headers-mine-a8d5e701c460.jsonl')
     """
-    return _named(cache_folder() / FINDINGS, what, audio_folder, "jsonl")
+    folder = cache_folder() / FINDINGS
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        logger.warning(f"{folder}: cannot be made: {error.strerror}")
+        return None
+    if not os.access(folder, os.W_OK):
+        return None
+    return _named(folder, what, paths, "jsonl")
 
 
-def _named(folder, what, audio_folder, suffix, *about):
-    audio_folder = os.path.abspath(audio_folder)
-    name = os.path.basename(audio_folder) or "root"
-    digest = digest_of([audio_folder, *about])[:12]
+def _named(folder, what, paths, suffix, *about):
+    """Name a file by the folder that holds all paths."""
+    folders = {os.path.dirname(os.path.abspath(path)) for path in paths}
+    try:
+        root = os.path.commonpath(folders)
+    except ValueError:  # no path, or several drives
+        root = os.sep
+    name = os.path.basename(root) or "root"
+    digest = digest_of([root, *about])[:12]
     return Path(folder) / f"{what}-{name}-{digest}.{suffix}"
 
 
@@ -222,13 +234,7 @@ class FileFindings:
 
     def __init__(self, folder, files, settings):
         self._files = files
-        try:
-            root = os.path.commonpath(
-                [os.path.dirname(os.path.abspath(path)) for path in files]
-            )
-        except ValueError:  # no file, or several drives
-            root = ""
-        self.path = _named(folder, "files", root, "json", settings)
+        self.path = _named(folder, "files", files, "json", settings)
         self._known = {}
         self._read()
 
