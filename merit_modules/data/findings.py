@@ -12,7 +12,12 @@ from pathlib import Path
 
 from speechbrain.utils.logger import get_logger
 
-from merit_modules.data.state import digest_of, read_state, write_state
+from merit_modules.data.state import (
+    DamagedError,
+    digest_of,
+    read_state,
+    write_state,
+)
 from merit_modules.errors import InputError
 
 logger = get_logger(__name__)
@@ -158,13 +163,15 @@ def _identity(path):
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
-def read_findings(path):
+def read_findings(path, keys):
     """Read findings; None if there are none that can be trusted.
 
     Arguments
     ---------
     path : str or Path
         A file that :func:`write_findings` wrote.
+    keys : collection of str
+        What must be in it.
 
     Returns
     -------
@@ -174,14 +181,16 @@ def read_findings(path):
     -------
     >>> path = getfixture("tmp_path") / "found.json"
     >>> write_findings(path, {"n": 1})
-    >>> read_findings(path)
+    >>> read_findings(path, ["n"])
     {'n': 1}
-    >>> _ = path.write_text("{")
-    >>> read_findings(path) is None
+    >>> read_findings(path, ["another program's"]) is None
     True
     """
     try:
-        return read_state(path)
+        found = read_state(path)
+        if not set(keys) <= found.keys():
+            raise DamagedError(f"{path}: expected {', '.join(keys)} in it")
+        return found
     except FileNotFoundError:
         return None
     except (OSError, InputError) as error:
@@ -239,13 +248,9 @@ class FileFindings:
         self._read()
 
     def _read(self):
-        found = read_findings(self.path) or {}
-        read = found.get("read")
-        if not isinstance(read, dict):
-            return
-        problems, doubts = found.get("problems"), found.get("doubts")
-        for path, identity in read.items():
-            said = problems.get(path), doubts.get(path, {})
+        found = read_findings(self.path, ("read", "problems", "doubts"))
+        for path, identity in found["read"].items() if found else ():
+            said = found["problems"].get(path), found["doubts"].get(path, {})
             self._known.setdefault(path, (identity, *said))
 
     def of(self, path):

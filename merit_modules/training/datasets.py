@@ -29,6 +29,7 @@ get_logger("speechbrain.dataio.sampler").setLevel("WARNING")
 
 #: Utterances that statistics of mixtures drawn anew are taken from at most.
 MOST_MIXED = 5000
+MEANS = ("mean", "std", "clean_mean")
 
 
 class Data(NamedTuple):
@@ -140,7 +141,7 @@ def check_audio(
             logger.warning(
                 f"{split}: {doubt['count']} recordings: {doubt['first']}"
             )
-    return {key: findings[key] for key in ("mean", "std", "clean_mean")}
+    return {key: findings[key] for key in MEANS}
 
 
 class _Check:
@@ -170,10 +171,8 @@ class _Check:
                 [_about(mixer) for mixer in self.mixers.values()],
             ]
         )
-        findings = read_findings(path)
-        return (
-            findings if findings and findings.get("key") == self.key else None
-        )
+        findings = read_findings(path, ["key", "problems", "warnings", *MEANS])
+        return findings if findings and findings["key"] == self.key else None
 
     def mixtures(self, split):
         """Return what is known of the mixtures of a split, or mix them."""
@@ -189,9 +188,9 @@ class _Check:
             "clean_mean": scanned.stats and scanned.clean_stats.mean,
             "problems": scanned.problems,
             "doubts": scanned.doubts,
+            # Listed in every run's folder.
+            "recipes": [list(r) for r in scanned.recipes if split == "valid"],
         }
-        if split == "valid":  # listed in every run's folder
-            found["recipes"] = [list(recipe) for recipe in scanned.recipes]
         run_on_main(write_findings, args=[path, found])
         usable = {recipe.utt_id for recipe in scanned.recipes}
         run_on_main(self._add, args=[split, usable, scanned])
@@ -221,7 +220,8 @@ class _Check:
             ]
         )
         path = self.folder / f"mixtures-{key[:24]}.json"
-        return path, set(ids), read_findings(path)
+        needed = ["problems", "doubts", "recipes", *MEANS]
+        return path, set(ids), read_findings(path, needed)
 
     def read_rest(self, split):
         """Read the files of a split of which nothing is known."""
@@ -269,7 +269,7 @@ class _Check:
                     problems[split][utt_id] = problem
             warnings[split] = _counted({**mixed["doubts"], **doubts})
         warnings = {split: told for split, told in warnings.items() if told}
-        train = {k: mixtures["train"][k] for k in ("mean", "std", "clean_mean")}
+        train = {key: mixtures["train"][key] for key in MEANS}
         return {
             "key": self.key,
             "problems": problems,
@@ -292,7 +292,7 @@ class _Check:
             for name, wavs in sets.items()
         }
         path = self.folder / f"shared-{digest_of(files)[:24]}.json"
-        found = read_findings(path)
+        found = read_findings(path, ["shared"])
         if found is None:
             found = {
                 f"{one} and {other}": {
@@ -306,8 +306,9 @@ class _Check:
                 # Training and validation may well share their noise.
                 if not (one.startswith("noise") and other.startswith("noise"))
             }
+            found = {"shared": found}
             write_findings(path, found)
-        return found
+        return found["shared"]
 
 
 def _about(mixer):
