@@ -14,9 +14,9 @@ The speech is joined from ``--speech`` to lengths of 2 to 9 s. Each partition
 links to recordings of its own, of the same lengths as the others': their
 sizes are the same and their contents are not, so that the search for shared
 recordings reads in each. What links do not show is the disk: the recordings
-come from the system's cache. The model is a small one: it is not measured. Where
-other programs run beside it, the seconds of CPU, over the cores, say more than
-those of the clock.
+come from the system's cache. The model is a small one: it is not measured.
+Where other programs run beside it, the seconds of CPU say more than those of
+the clock.
 """
 
 import argparse
