@@ -338,7 +338,7 @@ def test_a_command_of_its_own_says_it_in_one_line(words, tmp_path):
     )
     said = done.stdout + done.stderr
     assert done.returncode == 2 and "Traceback" not in said
-    assert re.search(r"error: \w+: expected a .*number.*, got ", said)
+    assert re.search(r"error: \w+: expected .*number.*, got ", said)
     assert not list(tmp_path.iterdir())
 
 

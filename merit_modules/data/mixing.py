@@ -274,6 +274,24 @@ class NoiseMixer:
         """
         self._epoch.fill_(int(epoch))
 
+    def keep_noise(self):
+        """Decode noise now, as much as is kept.
+
+        Loader workers that are forked from this process then share it, epoch
+        after epoch, instead of decoding and resampling it again.
+
+        Example
+        -------
+        >>> NoiseMixer(None, snr_db=None, seed=1).keep_noise()
+        """
+        for path in self.audio_files():
+            try:
+                wav = self._cache.get(path, self.sample_rate_hz)
+            except InputError:  # it is told when it is drawn
+                continue
+            if self._cache.room < wav.nbytes:
+                return
+
     def audio_files(self):
         """List the files that mixtures depend on, beside the speech.
 
@@ -382,6 +400,11 @@ class _WavCache:
         self.max_bytes = max_bytes
         self._n_bytes = 0
         self._wavs = OrderedDict()
+
+    @property
+    def room(self):
+        """Bytes that are free."""
+        return self.max_bytes - self._n_bytes
 
     def get(self, path, sample_rate_hz):
         """Return a file's samples (M,); the caller must not change them."""

@@ -111,6 +111,9 @@ class PairedFolders:
             What a NoiseMixer would draw by.
         """
 
+    def keep_noise(self):
+        """Do nothing: there is none to decode."""
+
     def audio_files(self):
         """List the files that mixtures depend on, beside the speech.
 

@@ -165,6 +165,7 @@ def make_brain(hparams, run_opts, data, brain_class=JointBrain):
 
 def fit(brain, hparams, data):
     """Train, or go on where an earlier start of this run was stopped."""
+    data.train_mixer.keep_noise()
     brain.fit(
         hparams["epoch_counter"],
         data.train,
