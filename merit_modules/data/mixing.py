@@ -6,6 +6,7 @@ alone, so neither the number of loader workers, nor the order of a batch, nor
 resuming a run changes a mixture, and no mixture needs to be stored.
 """
 
+import contextlib
 import csv
 import io
 import math
@@ -275,7 +276,7 @@ class NoiseMixer:
         self._epoch.fill_(int(epoch))
 
     def keep_noise(self):
-        """Decode noise now, as much as is kept.
+        """Decode all noise now, if that much is kept.
 
         Loader workers that are forked from this process then share it, epoch
         after epoch, instead of decoding and resampling it again.
@@ -284,13 +285,13 @@ class NoiseMixer:
         -------
         >>> NoiseMixer(None, snr_db=None, seed=1).keep_noise()
         """
+        lengths_s = [e.get("duration", math.inf) for e in self.noise.values()]
+        if sum(lengths_s) * self.sample_rate_hz * 4 > self._cache.max_bytes:
+            return
         for path in self.audio_files():
-            try:
-                wav = self._cache.get(path, self.sample_rate_hz)
-            except InputError:  # it is told when it is drawn
-                continue
-            if self._cache.room < wav.nbytes:
-                return
+            # What cannot be read is told when it is drawn.
+            with contextlib.suppress(InputError):
+                self._cache.get(path, self.sample_rate_hz)
 
     def audio_files(self):
         """List the files that mixtures depend on, beside the speech.
@@ -400,11 +401,6 @@ class _WavCache:
         self.max_bytes = max_bytes
         self._n_bytes = 0
         self._wavs = OrderedDict()
-
-    @property
-    def room(self):
-        """Bytes that are free."""
-        return self.max_bytes - self._n_bytes
 
     def get(self, path, sample_rate_hz):
         """Return a file's samples (M,); the caller must not change them."""

@@ -27,8 +27,9 @@ logger = get_logger(__name__)
 # It says the same twice an epoch.
 get_logger("speechbrain.dataio.sampler").setLevel("WARNING")
 
-#: Utterances that statistics of mixtures drawn anew are taken from at most.
-MOST_MIXED = 5000
+#: A training set up to the first size is mixed whole for its statistics; of a
+#: larger one, as many utterances as the second says.
+MOST_MIXED, N_MIXED = 5000, 2000
 MEANS = ("mean", "std", "clean_mean")
 
 
@@ -70,7 +71,7 @@ def check_audio(
     """Read all audio once; or take what an earlier start or run found.
 
     Where the noise is drawn, statistics of a training set of more than
-    ``MOST_MIXED`` utterances are those of that many, the same for all seeds:
+    ``MOST_MIXED`` utterances are those of ``N_MIXED``, the same for all seeds:
     a new seed has other mixtures, and mixing all anew takes minutes.
 
     Arguments
@@ -160,13 +161,17 @@ class _Check:
 
     def of_this_run(self, path):
         """Return what an earlier start of this run found, if it still holds."""
-        paths = {e["wav"] for m in self.speech.values() for e in m.values()}
+        speech = {
+            split: [[utt_id, entry["wav"]] for utt_id, entry in entries.items()]
+            for split, entries in self.speech.items()
+        }
+        paths = {wav for split in speech.values() for _, wav in split}
         paths.update(*(mixer.audio_files() for mixer in self.mixers.values()))
         self.files = identities(sorted(paths))
         self.key = digest_of(
             [
-                self.speech,
-                self.files,
+                speech,
+                list(self.files.values()),
                 self.settings,
                 [_about(mixer) for mixer in self.mixers.values()],
             ]
@@ -198,9 +203,10 @@ class _Check:
 
     def _known_mixtures(self, split):
         mixer, ids = self.mixers[split], list(self.speech[split])
-        if isinstance(mixer, NoiseMixer) and split == "train":
+        is_drawn = isinstance(mixer, NoiseMixer) and split == "train"
+        if is_drawn and len(ids) > MOST_MIXED:
             ids.sort(key=lambda utt_id: keyed_seed("statistics", utt_id))
-            ids = ids[:MOST_MIXED]
+            ids = ids[:N_MIXED]
         chosen = sorted(ids)
         wavs = [self.speech[split][utt_id]["wav"] for utt_id in chosen]
         dataset = self.dataset_of(split, mixer)

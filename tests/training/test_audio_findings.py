@@ -46,7 +46,8 @@ def test_another_seed_mixes_the_training_set_alone(corpus):
 
 def test_of_a_large_set_all_seeds_mix_the_same_few(corpus, monkeypatch):
     exact = corpus.start("one")
-    monkeypatch.setattr(datasets, "MOST_MIXED", 3)
+    monkeypatch.setattr(datasets, "MOST_MIXED", 5)
+    monkeypatch.setattr(datasets, "N_MIXED", 3)
     found = corpus.start("two")
     assert found["std"] == pytest.approx(exact["std"], rel=0.1)
     assert found["std"] != exact["std"]
