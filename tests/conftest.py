@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 from merit_modules.commands.processes import threads_each
@@ -23,6 +24,10 @@ from tests.helpers.yaml_files import changed
 for module in list(sys.modules.values()):
     if isinstance(module, LazyModule):
         module.__dict__.setdefault("__file__", None)
+
+# What is found in audio is kept for other runs: not among the user's own.
+CACHE = tempfile.TemporaryDirectory(prefix="merit_tests")
+os.environ["MERIT_CACHE"] = CACHE.name
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"

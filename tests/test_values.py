@@ -23,7 +23,12 @@ from merit_modules.pretrained import save_folder
 from merit_modules.report.compare import Settings
 from merit_modules.report.report import write_report
 from merit_modules.tiny import tiny_system
-from merit_modules.training.defaults import DEFAULTS, NEEDED, with_defaults
+from merit_modules.training.defaults import (
+    DEFAULTS,
+    NEEDED,
+    with_defaults,
+    workers_of,
+)
 from merit_modules.training.experiment import usage
 from merit_modules.training.keys import (
     KEYS,
@@ -391,7 +396,7 @@ def test_a_command_of_its_own_says_it_in_one_line(words, tmp_path):
     )
     said = done.stdout + done.stderr
     assert done.returncode == 2 and "Traceback" not in said
-    assert re.search(r"error: \w+: expected a .*number.*, got ", said)
+    assert re.search(r"error: \w+: expected .*number.*, got ", said)
     assert not list(tmp_path.iterdir())
 
 
@@ -615,3 +620,19 @@ def test_the_help_says_what_each_key_has_to_be(capsys):
         assert f"  --{key} " in told and f"      {about}: {kind.told}" in told
     assert merit(["train", "sparse_merit", "--help"]) == 0
     assert KEYS["lr"][0].told in capsys.readouterr().out
+
+
+def test_workers_that_are_left_open_share_the_cores(monkeypatch):
+    open_ones = {"num_workers": None, "num_metric_workers": None}
+    for n_cores, n_ranks, expected in (
+        (1, 1, (1, 1)),
+        (2, 2, (1, 1)),
+        (8, 1, (2, 8)),
+        (64, 2, (2, 16)),
+    ):
+        monkeypatch.setattr(
+            "os.sched_getaffinity", lambda _, n=n_cores: set(range(n))
+        )
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(n_ranks))
+        assert tuple(workers_of(open_ones).values()) == expected
+    assert workers_of({"num_workers": 5}) == {"num_workers": 5}

@@ -57,6 +57,7 @@ def _run(args):
     from merit_modules.data.offline import mix
     from merit_modules.data.offline.write import write_mixtures
     from merit_modules.hparams import parse_overrides
+    from merit_modules.training.defaults import workers_of
     from merit_modules.training.keys import check_command
 
     path = args.hparams
@@ -78,7 +79,7 @@ def _run(args):
                 mixer,
                 settings["max_duration_s"],
                 args.format,
-                settings["num_workers"],
+                workers_of(settings)["num_workers"],
                 settings["skip_broken_audio"],
             )
         except OSError as error:

@@ -6,6 +6,7 @@ alone, so neither the number of loader workers, nor the order of a batch, nor
 resuming a run changes a mixture, and no mixture needs to be stored.
 """
 
+import contextlib
 import csv
 import io
 import math
@@ -120,8 +121,11 @@ def align_noise(noise, n_samples, offset):
             "noise: expected shape (M,) with M above 0, "
             f"got {tuple(noise.shape)}"
         )
-    # By index: rolling would copy all of a recording of many minutes.
-    return noise[(torch.arange(n_samples) - offset) % len(noise)]
+    # Not rolled: that would copy all of a recording of many minutes.
+    first = -offset % len(noise)
+    if first + n_samples <= len(noise):
+        return noise[first : first + n_samples]
+    return noise[(torch.arange(n_samples) + first) % len(noise)]
 
 
 def mix_at_snr(speech, noise, snr_db, about_mean=False):
@@ -270,6 +274,39 @@ class NoiseMixer:
         3
         """
         self._epoch.fill_(int(epoch))
+
+    def keep_noise(self):
+        """Decode all noise now, if that much is kept.
+
+        Loader workers that are forked from this process then share it, epoch
+        after epoch, instead of decoding and resampling it again.
+
+        Example
+        -------
+        >>> NoiseMixer(None, snr_db=None, seed=1).keep_noise()
+        """
+        lengths_s = [e.get("duration", math.inf) for e in self.noise.values()]
+        if sum(lengths_s) * self.sample_rate_hz * 4 > self._cache.max_bytes:
+            return
+        for path in self.audio_files():
+            # What cannot be read is told when it is drawn.
+            with contextlib.suppress(InputError):
+                self._cache.get(path, self.sample_rate_hz)
+
+    def audio_files(self):
+        """List the files that mixtures depend on, beside the speech.
+
+        Returns
+        -------
+        list of str
+            Paths of the noise.
+
+        Example
+        -------
+        >>> NoiseMixer({"n": {"wav": "n.wav"}}, 5, seed=1).audio_files()
+        ['n.wav']
+        """
+        return [entry["wav"] for entry in self.noise.values()]
 
     def __call__(self, utt_id, clean):
         """Mix one utterance.

@@ -6,7 +6,10 @@ from typing import NamedTuple
 
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
-from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.distributed import (
+    if_main_process,
+    is_distributed_initialized,
+)
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -32,6 +35,9 @@ class RunningWavStats:
     >>> stats.count, stats.mean, round(stats.std, 4)
     (4, 2.5, 1.118)
     """
+
+    # Many of them go from process to process.
+    __slots__ = ("_mean", "_squared_deviation", "count")
 
     def __init__(self):
         self.count = 0
@@ -278,7 +284,7 @@ class Scan(NamedTuple):
     ---------
     stats : RunningWavStats or None
         Over all samples of ``noisy_wav`` that could be read; None if no
-        utterance could be. The same for any number of workers.
+        utterance could be. The same for any number of workers and processes.
     recipes : list of MixRecipe
         How the readable utterances were mixed.
     problems : dict
@@ -287,8 +293,8 @@ class Scan(NamedTuple):
     clean_stats : RunningWavStats or None
         Likewise of ``clean_wav``.
     doubts : dict
-        Kind of doubt to how many recordings raise it (``count``), and the
-        first one with what is said of it (``first``).
+        Path of a recording, of speech or noise, to its doubts: kind to
+        sentence.
     """
 
     stats: RunningWavStats | None
@@ -301,13 +307,14 @@ class Scan(NamedTuple):
 class _Scanned(Dataset):
     """A dataset's ids with what :func:`scan` needs, without the audio."""
 
-    def __init__(self, dataset):
-        self.dataset = dataset
+    def __init__(self, dataset, indices):
+        self.dataset, self.indices = dataset, indices
 
     def __len__(self):
-        return len(self.dataset)
+        return len(self.indices)
 
-    def __getitem__(self, index):
+    def __getitem__(self, number):
+        index = self.indices[number]
         utt_id = self.dataset.data_ids[index]
         stats = RunningWavStats(), RunningWavStats()
         with collected() as doubts:
@@ -320,8 +327,22 @@ class _Scanned(Dataset):
         return utt_id, stats, example["recipe"], None, doubts
 
 
-def scan(dataset, num_workers=0, desc="reading audio"):
+def _of_all_processes(items):
+    """Gather what processes found in every n-th item, in the items' order."""
+    if not is_distributed_initialized():
+        return items
+    parts = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, items)
+    gathered = [None] * sum(map(len, parts))
+    for rank, part in enumerate(parts):
+        gathered[rank :: len(parts)] = part
+    return gathered
+
+
+def scan(dataset, num_workers=0, desc="reading audio", ids=None):
     """Read a whole dataset once, before training can stumble over a file.
+
+    Under torchrun each process reads its share, and all get the whole.
 
     Arguments
     ---------
@@ -331,6 +352,8 @@ def scan(dataset, num_workers=0, desc="reading audio"):
         Processes that read; audio never leaves them.
     desc : str
         Title of the progress bar.
+    ids : collection of str, optional
+        The utterances to read, in the dataset's order; all by default.
 
     Returns
     -------
@@ -352,21 +375,29 @@ def scan(dataset, num_workers=0, desc="reading audio"):
     """
     noisy, clean = RunningWavStats(), RunningWavStats()
     recipes, problems, doubts = [], {}, {}
+    indices = [
+        index
+        for index, utt_id in enumerate(dataset.data_ids)
+        if ids is None or utt_id in ids
+    ]
+    if is_distributed_initialized():
+        rank = torch.distributed.get_rank()
+        indices = indices[rank :: torch.distributed.get_world_size()]
     loader = DataLoader(
-        _Scanned(dataset),
+        _Scanned(dataset, indices),
         batch_size=None,
         num_workers=num_workers,
         # Without one, a loader draws from the global random state.
         generator=torch.Generator(),
     )
-    for utt_id, stats, recipe, problem, heard in tqdm(
+    found = tqdm(
         loader, desc=desc, disable=not if_main_process(), dynamic_ncols=True
-    ):
+    )
+    for utt_id, stats, recipe, problem, heard in _of_all_processes(list(found)):
         noisy.merge(stats[0])
         clean.merge(stats[1])
         for kind, path, text in heard:
-            told = {"count": 0, "first": f"{path}: {text}"}
-            doubts.setdefault(kind, told)["count"] += 1
+            doubts.setdefault(path, {}).setdefault(kind, text)
         if problem is None:
             recipes.append(recipe)
         else:

@@ -9,6 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from merit_modules.data.audio import probe_audio
+from merit_modules.data.findings import shared_cache
 from merit_modules.errors import InputError
 
 _FILES_PER_TASK = 64
@@ -24,9 +25,9 @@ def probe_many(files, cache_path=None, n_workers=8, desc="reading headers"):
         ``{id: path}``.
     cache_path : str or Path, optional
         A text file that grows by a line for every header read, so that a
-        stopped run goes on and a second one reads no header. A line counts
-        as long as path, size and time of change are the same; one that
-        cannot be read is dropped.
+        stopped run goes on and a second one reads no header; by default one
+        that all runs share. A line counts as long as path, size and time of
+        change are the same; one that cannot be read is dropped.
     n_workers : int
         Threads. On a network disk they mostly wait, so that more than there
         are cores are of use.
@@ -57,6 +58,7 @@ def probe_many(files, cache_path=None, n_workers=8, desc="reading headers"):
     """
     if n_workers < 1:
         raise InputError(f"n_workers: expected 1 or more, got {n_workers!r}")
+    cache_path = cache_path or shared_cache("headers", files.values())
     known = {} if cache_path is None else read_cache(cache_path)
     ids = list(files)
     chunks = [

@@ -1,5 +1,7 @@
 """Keys that a YAML file need not state, and those that it must."""
 
+import os
+
 from merit_modules.errors import InputError
 from merit_modules.training.keys import problems_of
 
@@ -100,4 +102,45 @@ def with_defaults(hparams, path):
         raise InputError(f"{path}: expected the keys {', '.join(missing)}")
     for key, told in problems_of(hparams).items():
         raise InputError(f"{path}: {key}: {told}")
-    return {**DEFAULTS, "skip_prep": skip_prep, **hparams}
+    hparams = {**DEFAULTS, "skip_prep": skip_prep, **hparams}
+    return {**hparams, **workers_of(hparams)}
+
+
+def workers_of(hparams):
+    """Choose the numbers of processes that are left open.
+
+    Two loading processes read and mix about 2,000 seconds of audio per second,
+    more than a large GPU takes (docs/performance.md). Metrics take all cores,
+    16 at most.
+
+    Arguments
+    ---------
+    hparams : dict
+        Key to value.
+
+    Returns
+    -------
+    dict
+        ``num_workers`` and ``num_metric_workers``, as far as they are there:
+        the numbers given, and for None what suits this process's share of the
+        cores.
+
+    Example
+    -------
+    >>> workers_of({"num_workers": 3, "num_metric_workers": 0})
+    {'num_workers': 3, 'num_metric_workers': 0}
+    """
+    try:
+        n_cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        n_cores = os.cpu_count() or 1
+    share = max(1, n_cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    chosen = {
+        "num_workers": min(2, share),
+        "num_metric_workers": min(16, share),
+    }
+    return {
+        key: n if hparams[key] is None else hparams[key]
+        for key, n in chosen.items()
+        if key in hparams
+    }

@@ -43,6 +43,7 @@ _RATE = number(least=0)
 _WEIGHT = number(least=0)
 _SIZE = whole(1)
 _COUNT = whole(0)
+_WORKERS = either(NULL, _COUNT)
 _PART = Kind("a part that the YAML file builds (!new:...)", lambda value: False)
 _NO_PART = either(NULL, _PART)
 _NAMES = list_of("names, such as [a, b]", TEXT)
@@ -239,7 +240,10 @@ SECTIONS = {
         "batch_length_s": (number("seconds", above=0), "audio in a batch"),
         "max_batch_size": (either(NULL, _SIZE), "utterances in a batch"),
         "n_length_buckets": (_SIZE, "groups of utterances of like lengths"),
-        "num_workers": (_COUNT, "processes that read and mix; 0: none"),
+        "num_workers": (
+            _WORKERS,
+            "processes that read and mix; null: two, if there are cores",
+        ),
         "checkpoint_score": (
             one_of(
                 *("epoch", "loss", "ser_ce", "ser_ccc", "ccc_mean", "se_l1"),
@@ -259,7 +263,10 @@ SECTIONS = {
             "of enhancement",
         ),
         "dnsmos_model": (_FILE, "Microsoft's sig_bak_ovr.onnx"),
-        "num_metric_workers": (_COUNT, "processes for metrics; 0: none"),
+        "num_metric_workers": (
+            _WORKERS,
+            "processes for metrics; null: one per core, 16 at most",
+        ),
         "test_conditions": (
             either(NULL, _NAMES),
             "some of the grid's, such as [unseen_0dB, clean]",

@@ -100,6 +100,7 @@ def dataio_prepare(hparams):
         settings=[hparams["max_duration_s"], rate_hz],
         num_workers=hparams["num_workers"],
         skip_broken=hparams["skip_broken_audio"],
+        manifest=hparams["train_annotation"],
     )
     hparams["system"].normalizer.set_statistics(**statistics)
 
@@ -160,6 +161,7 @@ def make_brain(hparams, run_opts, data, brain_class=JointBrain):
 
 def fit(brain, hparams, data):
     """Train, or go on where an earlier start of this run was stopped."""
+    data.train_mixer.keep_noise()
     brain.fit(
         hparams["epoch_counter"],
         data.train,

@@ -344,3 +344,18 @@ def test_an_offset_is_no_power_unless_asked_for(tmp_path, offset, side):
         raw = snr_db_of(clean, noisy)
         assert abs(heard if about_mean else raw) < 0.01
         assert abs(raw if about_mean else heard) > 1
+
+
+def test_noise_that_is_kept_is_not_decoded_again(noise, monkeypatch):
+    expected = NoiseMixer(noise, 5, seed=1)("u", gaussian(500, 0))[0]
+    mixer = NoiseMixer(noise, 5, seed=1)
+    mixer.keep_noise()
+    bounded = NoiseMixer(noise, 5, seed=1, cache_bytes=20_000)
+    bounded.keep_noise()
+    assert not bounded._cache._wavs  # not all of it fits
+
+    def refuse(path, *args, **options):
+        raise AssertionError(f"{path} is read again")
+
+    monkeypatch.setattr("merit_modules.data.mixing.read_audio", refuse)
+    assert torch.equal(mixer("u", gaussian(500, 0))[0], expected)

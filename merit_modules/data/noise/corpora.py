@@ -30,10 +30,8 @@ from merit_modules.files import find_audio
 
 logger = get_logger(__name__)
 
-CACHE = "noise_read.jsonl"
 
-
-def prepare_noise(noise, manifest_folder, seed, cache_path=None):
+def prepare_noise(noise, manifest_folder, seed):
     """Write the noise manifests of one folder or of several corpora.
 
     Arguments
@@ -46,8 +44,6 @@ def prepare_noise(noise, manifest_folder, seed, cache_path=None):
         :func:`noise_manifests`.
     seed : int
         Seed of the splits.
-    cache_path : str or Path, optional
-        See :func:`merit_modules.data.noise.corpus.usable_durations`.
 
     Returns
     -------
@@ -65,7 +61,7 @@ def prepare_noise(noise, manifest_folder, seed, cache_path=None):
         if isinstance(noise, dict)
         else prepare_noise_folder
     )
-    return prepare(noise, manifest_folder, seed, cache_path=cache_path)
+    return prepare(noise, manifest_folder, seed)
 
 
 def noise_manifests(noise):
@@ -149,7 +145,6 @@ def prepare_noise_corpora(
     seed,
     train_share=0.8,
     valid_share=0.1,
-    cache_path=None,
 ):
     """Write one set of noise manifests from several corpora.
 
@@ -196,11 +191,6 @@ def prepare_noise_corpora(
         Share of each corpus's recordings for training.
     valid_share : float
         Share for validation; the rest stays unseen.
-    cache_path : str or Path, optional
-        What has been read, see
-        :func:`merit_modules.data.noise.corpus.usable_durations`. By default
-        ``noise_read.jsonl`` in ``manifest_folder``; one file for all runs
-        saves reading large corpora again.
 
     Returns
     -------
@@ -236,9 +226,7 @@ def prepare_noise_corpora(
     check_shares(train_share, valid_share)
     corpora = check_corpora(corpora)
     manifest_folder = Path(manifest_folder)
-    entries, recordings = _usable(
-        corpora, cache_path or manifest_folder / CACHE
-    )
+    entries, recordings = _usable(corpora)
     kept = {name for name, corpus in corpora.items() if corpus.test_only}
     owned, withheld = _owned(entries, recordings, kept)
     ids = {split: [] for split in NOISE_SPLITS}
@@ -277,7 +265,7 @@ def _find(name, corpus):
         raise InputError(f"noise corpus {name!r}: {error}") from None
 
 
-def _usable(corpora, cache_path):
+def _usable(corpora):
     """Return ``{id: entry}`` and ``{id: recording}`` of what can serve."""
     files, origins = {}, {}
     for name, corpus in corpora.items():
@@ -287,7 +275,7 @@ def _usable(corpora, cache_path):
     _check_distinct(files)
     weighted = any(corpus.weight for corpus in corpora.values())
     entries, recordings = {}, {}
-    for item, duration_s in usable_durations(files, cache_path).items():
+    for item, duration_s in usable_durations(files).items():
         name, origin = origins[item]
         entries[item] = {
             "wav": str(files[item]),

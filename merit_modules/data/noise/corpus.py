@@ -15,6 +15,7 @@ from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from merit_modules.data.audio import probe_audio, read_audio
+from merit_modules.data.findings import shared_cache
 from merit_modules.data.manifest import DATA_ROOT, write_manifest
 from merit_modules.data.mixing import SILENCE_POWER, mean_power
 from merit_modules.data.noise.forms import guess_noise_type, guess_recording
@@ -35,7 +36,6 @@ def prepare_noise_folder(
     seed,
     train_share=0.8,
     valid_share=0.1,
-    cache_path=None,
 ):
     """Write one manifest per split of a folder of noise.
 
@@ -57,8 +57,6 @@ def prepare_noise_folder(
         Share of the recordings for training.
     valid_share : float
         Share of the recordings for validation; the rest stays unseen.
-    cache_path : str or Path, optional
-        See :func:`usable_durations`.
 
     Returns
     -------
@@ -86,7 +84,7 @@ def prepare_noise_folder(
     """
     check_shares(train_share, valid_share)
     noise_folder = Path(noise_folder)
-    entries = _usable_entries(noise_folder, cache_path)
+    entries = _usable_entries(noise_folder)
     recordings = {}
     for item in sorted(entries):
         recordings.setdefault(guess_recording(item), []).append(item)
@@ -102,7 +100,7 @@ def prepare_noise_folder(
     return splits
 
 
-def _usable_entries(noise_folder, cache_path):
+def _usable_entries(noise_folder):
     """Return manifest entries of all files that can serve as noise."""
     files = {
         file.relative_to(noise_folder).as_posix(): file
@@ -114,7 +112,7 @@ def _usable_entries(noise_folder, cache_path):
             "duration": duration_s,
             "noise_type": guess_noise_type(name),
         }
-        for name, duration_s in usable_durations(files, cache_path).items()
+        for name, duration_s in usable_durations(files).items()
     }
 
 
@@ -129,9 +127,10 @@ def usable_durations(files, cache_path=None, n_workers=4):
         ``{id: path}``.
     cache_path : str or Path, optional
         A text file that grows by a line for every usable file, so that a
-        stopped run goes on and a second one reads nothing twice. A line
-        counts as long as path, size and time of change are the same. Not to
-        be shared with ``probe_many``, which reads headers only.
+        stopped run goes on and a second one reads nothing twice; by default
+        one that all runs share. A line counts as long as path, size and time
+        of change are the same. Not to be shared with ``probe_many``, which
+        reads headers only.
     n_workers : int
         Threads that decode.
 
@@ -150,6 +149,7 @@ def usable_durations(files, cache_path=None, n_workers=4):
     >>> usable_durations(files)
     {'a': 0.5}
     """
+    cache_path = cache_path or shared_cache("noise", files.values())
     known = {} if cache_path is None else read_cache(cache_path)
     durations_s = {}
     # Decoding releases the interpreter lock; map keeps the order.

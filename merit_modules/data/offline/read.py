@@ -111,6 +111,19 @@ class PairedFolders:
             What a NoiseMixer would draw by.
         """
 
+    def keep_noise(self):
+        """Do nothing: there is none to decode."""
+
+    def audio_files(self):
+        """List the files that mixtures depend on, beside the speech.
+
+        Returns
+        -------
+        list of str
+            Paths of the noisy versions.
+        """
+        return [str(audio_paths(self.folder, i)[1]) for i in self.manifest]
+
     def __call__(self, utt_id, clean):
         """Read the noisy version of an utterance.
 

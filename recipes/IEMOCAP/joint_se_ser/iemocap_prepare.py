@@ -138,9 +138,7 @@ def prepare_iemocap(
     remove_stamp(manifest_folder)
     _warn_of_unlabelled(release, recordings - {turn.wav for turn in turns})
     kept = _keep_classes(turns, LABEL_SETS[label_set], label_set)
-    durations_s = _durations_s(
-        release, kept, manifest_folder / "durations.jsonl", skip_broken_audio
-    )
+    durations_s = _durations_s(release, kept, skip_broken_audio)
     root = (Path(DATA_ROOT) / release.relative_to(data_folder)).as_posix()
     entries = {
         turn.name: {
@@ -194,11 +192,10 @@ def _keep_classes(turns, class_of, label_set):
     return [turn for turn in turns if turn.code in class_of]
 
 
-def _durations_s(release, turns, cache_path, skip_broken_audio):
+def _durations_s(release, turns, skip_broken_audio):
     """Return ``{name: seconds}`` of the usable recordings."""
     durations_s, problems = probe_many(
         {turn.name: release / turn.wav for turn in turns},
-        cache_path,
         desc="reading IEMOCAP headers",
     )
     if not skip_broken_audio:

@@ -40,10 +40,6 @@ from merit_modules.errors import InputError
 
 logger = get_logger(__name__)
 
-# What was read of speech and noise, for a run that goes on.
-HEADER_CACHE = "headers.cache"
-NOISE_CACHE = "noise.cache"
-
 
 def prepare_msp_podcast(
     data_folder,
@@ -145,15 +141,9 @@ def prepare_msp_podcast(
     remove_stamp(manifest_folder)
     splits = _labelled(release, classes, labels)
     _leave_out_missing(splits, release, skip_missing)
-    cache_path = manifest_folder / HEADER_CACHE
-    splits = _with_durations(splits, release, cache_path, skip_broken)
+    splits = _with_durations(splits, release, skip_broken)
     _check_splits(splits, release, test_sets)
-    prepare_noise(
-        noise_folder,
-        manifest_folder,
-        seed,
-        cache_path=manifest_folder / NOISE_CACHE,
-    )
+    prepare_noise(noise_folder, manifest_folder, seed)
     for split in set(SPLITS.values()) - set(splits):
         # One of other labels would be read as one of these.
         (manifest_folder / f"{split}.json").unlink(missing_ok=True)
@@ -230,14 +220,14 @@ def _as_on_disk(splits, release):
         splits[split] = renamed
 
 
-def _with_durations(splits, release, cache_path, skip_broken):
+def _with_durations(splits, release, skip_broken):
     """Return ``{split: {id: entry}}``, now with wav and duration."""
     files = {
         name: release.audio_folder / name
         for entries in splits.values()
         for name in entries
     }
-    durations_s, problems = probe_many(files, cache_path)
+    durations_s, problems = probe_many(files)
     _leave_out(splits, problems, skip_broken, "skip_broken_audio")
     folder = f"{DATA_ROOT}/{release.audio_folder.name}"
     return {

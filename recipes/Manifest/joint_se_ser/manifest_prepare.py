@@ -194,9 +194,7 @@ def prepare_manifest(
         logger.warning(note)
     rows = _of_classes(manifest_csv, table.rows, emotions)
     rows = _by_id(_as_on_disk(manifest_csv, rows))
-    durations_s = _durations(
-        manifest_csv, rows, manifest_folder, skip_broken_audio
-    )
+    durations_s = _durations(manifest_csv, rows, skip_broken_audio)
     rows = {item: rows[item] for item in sorted(durations_s)}
     entries = {
         item: _entry(row, durations_s[item], folder_of(manifest_csv))
@@ -294,7 +292,7 @@ def _id(row, stem_is_unique):
     return f"{stem}-{hashlib.sha256(cell.encode()).hexdigest()[:8]}"
 
 
-def _durations(manifest_csv, rows, manifest_folder, skip_broken_audio):
+def _durations(manifest_csv, rows, skip_broken_audio):
     """Return ``{id: seconds}`` from the column or the files' headers."""
     durations_s, problems, unread = {}, {}, {}
     for item, row in rows.items():
@@ -309,7 +307,7 @@ def _durations(manifest_csv, rows, manifest_folder, skip_broken_audio):
             problems[item] = told
             unread.pop(item, None)
     if unread:
-        found, broken = probe_many(unread, manifest_folder / "headers.jsonl")
+        found, broken = probe_many(unread)
         durations_s |= found
         problems |= broken
     problems = {
