@@ -14,8 +14,11 @@ from speechbrain.utils.checkpoints import (
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 
+from merit_modules.data.everyone import everyones
 from merit_modules.data.seeding import keyed_seed
 from merit_modules.errors import InputError
+from merit_modules.losses.joint import OF_ALL
+from merit_modules.losses.shares import FRAMES
 from merit_modules.training.augmentation import AlignedAugmenter
 from merit_modules.training.checkpoints import (
     KEPT,
@@ -34,6 +37,7 @@ from merit_modules.training.gradients import (
     parameter_groups,
     task_gradients,
 )
+from merit_modules.training.ranks import TrainsAsOne
 from merit_modules.training.schedule import Schedule
 from merit_modules.training.stopping import SavesWhenAsked
 from merit_modules.training.tracking import (
@@ -46,7 +50,7 @@ from merit_modules.training.tracking import (
 logger = get_logger(__name__)
 
 
-class JointBrain(SavesWhenAsked, sb.Brain):
+class JointBrain(SavesWhenAsked, TrainsAsOne, sb.Brain):
     """Trains and evaluates a :class:`~merit_modules.system.JointSystem`.
 
     Stage 1 trains everything but the SSL encoder, stage 2 everything but its
@@ -115,12 +119,6 @@ class JointBrain(SavesWhenAsked, sb.Brain):
             if self.hparams.loss.weighting is not None:
                 self.checkpointer.add_recoverable("loss", self.hparams.loss)
 
-    @property
-    def system(self):
-        """The system itself, without a wrapper for distributed training."""
-        module = self.modules.system
-        return getattr(module, "module", module)
-
     # ---- one batch ----------------------------------------------------
 
     def compute_forward(self, batch, stage):
@@ -148,6 +146,8 @@ class JointBrain(SavesWhenAsked, sb.Brain):
             wavs, clean, wav_lens = self.augment(wavs, clean, lens)
             batch.noisy_wav = PaddedData(wavs, wav_lens)
             batch.clean_wav = PaddedData(clean, wav_lens)
+        if stage != sb.Stage.TRAIN:  # a process may have fewer batches
+            return self.system(wavs, wav_lens)
         return self.modules.system(wavs, wav_lens)
 
     def fit_batch(self, batch):
@@ -203,21 +203,29 @@ class JointBrain(SavesWhenAsked, sb.Brain):
         torch.Tensor
             The loss, a scalar.
         """
-        labels = self.target.labels(batch)
+        labels, share = self.target.labels(batch), None
+        weights = self.hparams.loss.weights(
+            predictions, labels, self.target.loss
+        )
+        if stage == sb.Stage.TRAIN:
+            share = self._share_of(weights, predictions)
         terms = self.hparams.loss.terms(
             self.system,
             predictions,
             batch.clean_wav.data,
             labels,
             self.target.loss,
+            share,
         )
-        self._to_track = terms, predictions, labels
+        self._to_track = terms, weights, predictions
         if stage != sb.Stage.TRAIN:
             self._track(*self._to_track)
             self._keep_predictions(predictions, batch, labels, stage)
             return self.hparams.loss(terms)
         if self._measures_conflict():
             self._log_conflict(self.hparams.loss.by_task(terms))
+        if share is not None:
+            terms = share.weigh(terms, OF_ALL)
         if self.surgery is not None:
             self._task_losses = self.hparams.loss.by_task(terms)
             return sum(self._task_losses.values())
@@ -244,17 +252,10 @@ class JointBrain(SavesWhenAsked, sb.Brain):
             conflict(gradients, parameters, groups),
         )
 
-    def _track(self, terms, predictions, labels):
-        # Each term is a mean: over utterances (weighted), frames or decisions.
-        weights = {
-            self.target.loss.term: self.target.loss.weight(labels),
-            "se_si_sdr": len(labels),
-        }
-        if predictions.enhancement is not None:
-            weights["se_l1"] = predictions.enhancement.n_frames.sum()
-        n_frames = predictions.mixture.valid.sum()
+    def _track(self, terms, weights, predictions):
         for name, term in terms.items():
-            self.tracker.add(name, term, weights.get(name, n_frames))
+            weight = weights.get(name, weights[FRAMES])
+            self.tracker.add(name, term, weight)
         self.tracker.add_routing(predictions.mixture)
         weighting = self.hparams.loss.weighting
         for task, weight in weighting.weights().items() if weighting else ():
@@ -289,7 +290,8 @@ class JointBrain(SavesWhenAsked, sb.Brain):
         """Seed all that is drawn in this step by its place in the run."""
         self._batch_ids = batch.id
         epoch = self.hparams.epoch_counter.current
-        seed = keyed_seed(self.hparams.seed, epoch, self.step)
+        place = [self.rank] if self.distributed_launch else []
+        seed = keyed_seed(self.hparams.seed, epoch, self.step, *place)
         torch.manual_seed(seed)
         if self.augment is not None:
             random.seed(seed)  # SpeechBrain's Augmenter draws from it, too
@@ -305,28 +307,33 @@ class JointBrain(SavesWhenAsked, sb.Brain):
         InputError
             Naming the utterances of the batch. The checkpoints stay.
         """
-        bad = ~torch.isfinite(loss)
-        if self.distributed_launch and self.nonfinite_patience:
+        bad = is_bad = not torch.isfinite(loss)
+        if self.nonfinite_patience:
             # What one process leaves out, the others must not wait for.
-            bad = bad.int()
-            torch.distributed.all_reduce(bad, torch.distributed.ReduceOp.MAX)
+            bad = self._any(is_bad)
         if not bad:
             # Before the step. No longer than needed: it holds activations.
             to_track, self._to_track = self._to_track, None
-            self._track(*to_track)
+            if self._counts():
+                self._track(*to_track)
             return
+        loss, utt_ids = loss.item(), self._batch_ids
+        if self.nonfinite_patience:
+            found = [
+                ids for ids in everyones(is_bad and (loss, utt_ids)) if ids
+            ]
+            loss, utt_ids = found[0][0], sum((ids for _, ids in found), [])
         self.nonfinite_count += 1
         if self.nonfinite_count <= self.nonfinite_patience:
             logger.warning(
-                f"the loss became {loss.item()}: left out "
-                f"{', '.join(self._batch_ids)}"
+                f"the loss became {loss}: left out {', '.join(utt_ids)}"
             )
-            raise _Skipped(loss.detach().cpu())
+            raise _Skipped(torch.tensor(loss))
         last = self.checkpointer and self.checkpointer.find_checkpoint()
         raise InputError(
-            f"the loss became {loss.item()} in epoch "
+            f"the loss became {loss} in epoch "
             f"{self.hparams.epoch_counter.current}, step {self.step}, on the "
-            f"utterances {', '.join(self._batch_ids)}. Try a lower lr or "
+            f"utterances {', '.join(utt_ids)}. Try a lower lr or "
             "max_grad_norm, or --precision fp32; the last good checkpoint is "
             f"{last.path if last else 'not there yet'}."
         )
@@ -367,14 +374,6 @@ class JointBrain(SavesWhenAsked, sb.Brain):
         self.optimizer.zero_grad(set_to_none=True)
         self.optimizer_step += 1
 
-    def make_dataloader(self, dataset, stage, **kwargs):
-        """Make a loader; see ``speechbrain.Brain``."""
-        loader = super().make_dataloader(dataset, stage, **kwargs)
-        if stage == sb.Stage.TRAIN and self.train_sampler is None:
-            # SpeechBrain tells a batch sampler of the epoch only in DDP.
-            self.train_sampler = kwargs.get("batch_sampler")
-        return loader
-
     # ---- epochs -------------------------------------------------------
 
     def on_stage_start(self, stage, epoch=None):
@@ -395,7 +394,6 @@ class JointBrain(SavesWhenAsked, sb.Brain):
         logger.info(f"SSL encoder {'frozen' if frozen else 'trained'} from now")
         encoder.set_frozen(frozen)
         if self.distributed_launch:  # DDP must know what has gradients
-            self.modules["system"] = self.system
             self._wrap_distributed()
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
@@ -410,6 +408,7 @@ class JointBrain(SavesWhenAsked, sb.Brain):
         epoch : int, optional
             The epoch, from 1; None in the test.
         """
+        self.tracker.gather()
         stats = self.tracker.means()
         if stage == sb.Stage.TEST:
             return
@@ -418,6 +417,7 @@ class JointBrain(SavesWhenAsked, sb.Brain):
         if stage == sb.Stage.TRAIN:
             self.train_stats = stats
             return
+        self._records = sum(everyones(self._records), [])
         if self._records:
             scores = self.target.scores(self._records)
             stats |= {name: scores[name] for name in self.target.score_names}

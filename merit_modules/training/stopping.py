@@ -72,16 +72,16 @@ class SavesWhenAsked:
     """
 
     def _fit_train(self, *args, **kwargs):
-        saves = self.checkpointer is not None and (
-            self.ckpt_interval_minutes > 0 or self.ckpt_interval_steps > 0
-        )
+        saves = self._saves_within_epoch()
         with request.deferred() if saves else nullcontext():
             super()._fit_train(*args, **kwargs)
 
     def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
         if self.step % self.grad_accumulation_factor != 0:
             return False  # gradients that wait for a step are not saved
-        if request.is_made:
+        # One process that is asked to end is enough; all of them save.
+        if self._saves_within_epoch() and self._any(request.is_made):
+            request.is_made = True
             last_ckpt_time, steps_since_ckpt = -math.inf, math.inf  # now
         return super()._should_save_intra_epoch_ckpt(
             last_ckpt_time, steps_since_ckpt
@@ -91,3 +91,8 @@ class SavesWhenAsked:
         super()._save_intra_epoch_ckpt()
         if request.is_made:
             raise Terminated(TERMINATED)
+
+    def _saves_within_epoch(self):
+        return self.checkpointer is not None and (
+            self.ckpt_interval_minutes > 0 or self.ckpt_interval_steps > 0
+        )
