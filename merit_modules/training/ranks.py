@@ -13,6 +13,7 @@ from speechbrain.dataio.sampler import ReproducibleRandomSampler
 from torch.utils.data import BatchSampler, Sampler, SequentialSampler
 
 from merit_modules.losses.shares import Share
+from merit_modules.training.stopping import outlive_sigterm
 
 
 class RankBatches(Sampler):
@@ -111,6 +112,7 @@ class TrainsAsOne:
     def make_dataloader(self, dataset, stage, **kwargs):
         """Make a loader of this process's batches."""
         in_step = stage == sb.Stage.TRAIN
+        kwargs = {"worker_init_fn": outlive_sigterm, **kwargs}
         if self.distributed_launch:
             kwargs = share_batches(dataset, kwargs, in_step)
         loader = super().make_dataloader(dataset, stage, **kwargs)

@@ -7,6 +7,7 @@ import threading
 from contextlib import contextmanager, nullcontext
 
 TERMINATED = 143  # exit code, as shells have it
+_WORKERS_S = 300  # that a loader's worker outlives SIGTERM by
 
 
 class Terminated(SystemExit):
@@ -62,6 +63,19 @@ def listening():
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def outlive_sigterm(worker_id):
+    """Let a loader's worker serve on while its process saves.
+
+    Clusters and ``torchrun`` send SIGTERM to workers, too.
+
+    Arguments
+    ---------
+    worker_id : int
+        Its number, as a loader's ``worker_init_fn`` gets it.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_WORKERS_S))
 
 
 class SavesWhenAsked:
