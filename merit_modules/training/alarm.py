@@ -12,7 +12,7 @@ from datetime import timedelta
 import torch.distributed as dist
 
 POLL_S = 1.0
-GRACE_S = 5.0  # for a process to notice by itself
+GRACE_S = 15.0  # for a process to notice and to clean up by itself
 _CONNECT = timedelta(seconds=600)  # processes of other nodes may start later
 
 
@@ -51,7 +51,7 @@ class Alarm:
 
     def is_first(self):
         """Raise the alarm; tell whether nobody did before."""
-        if not self._is_connected.wait(GRACE_S) or self._store is None:
+        if not self._is_connected.wait(POLL_S) or self._store is None:
             return True
         try:
             return self._store.add(self._key, 1) == 1

@@ -7,7 +7,6 @@ import threading
 from contextlib import contextmanager, nullcontext
 
 TERMINATED = 143  # exit code, as shells have it
-_WORKERS_S = 300  # that a loader's worker outlives SIGTERM by
 
 
 class Terminated(SystemExit):
@@ -75,7 +74,16 @@ def outlive_sigterm(worker_id):
     worker_id : int
         Its number, as a loader's ``worker_init_fn`` gets it.
     """
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_WORKERS_S))
+    if hasattr(signal, "sigwaitinfo"):  # macOS does not tell who sent it
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_end_if_parent_asks, daemon=True).start()
+
+
+def _end_if_parent_asks():
+    parent = os.getppid()
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 class SavesWhenAsked:
