@@ -85,7 +85,6 @@ sys.exit(experiment.as_command(recipe.main))
 """
 OPTIONS = [
     *("--noprogressbar", "--device", "cpu", "--distributed_backend", "gloo"),
-    *("--num_workers", "1"),
 ]
 
 
@@ -161,7 +160,7 @@ def test_two_processes_train_and_test(trained, tmp_path, capsys):
 
 def test_sigterm_to_one_saves_and_ends_all(folder, trained):
     words = folder / "do.py", "ends", folder / "tiny.yaml"
-    done = torchrun(folder / "ended", *words)
+    done = torchrun(folder / "ended", *words, "--num_workers", "1")
     assert done.returncode == 1 and done.stderr.count("Traceback") == 1
     assert done.stderr.count("exitcode  : 143") == 2, done.stderr[-3000:]
     assert done.stderr.count("ended by SIGTERM; the same command goes on") == 1

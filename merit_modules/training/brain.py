@@ -310,7 +310,7 @@ class JointBrain(SavesWhenAsked, TrainsAsOne, sb.Brain):
         bad = is_bad = not torch.isfinite(loss)
         if self.nonfinite_patience:
             # What one process leaves out, the others must not wait for.
-            bad = self._any(is_bad)
+            (bad,) = self._any(is_bad)
         if not bad:
             # Before the step. No longer than needed: it holds activations.
             to_track, self._to_track = self._to_track, None

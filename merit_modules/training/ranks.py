@@ -145,10 +145,10 @@ class TrainsAsOne:
             self.modules[name] = getattr(module, "module", module)
         super()._wrap_distributed()
 
-    def _any(self, flag):
-        """Tell whether a flag is set on some process."""
+    def _any(self, *flags):
+        """Tell which flags are set on some process."""
         if not self.distributed_launch:
-            return flag
-        flag = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(flag, dist.ReduceOp.MAX)
-        return bool(flag)
+            return flags
+        flags = torch.tensor(flags, dtype=torch.int, device=self.device)
+        dist.all_reduce(flags, dist.ReduceOp.MAX)
+        return [bool(flag) for flag in flags.tolist()]

@@ -1,9 +1,9 @@
 """SIGTERM, which clusters send before they take a machine away."""
 
-import math
 import os
 import signal
 import threading
+import time
 from contextlib import contextmanager, nullcontext
 
 TERMINATED = 143  # exit code, as shells have it
@@ -99,15 +99,19 @@ class SavesWhenAsked:
             super()._fit_train(*args, **kwargs)
 
     def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
-        if self.step % self.grad_accumulation_factor != 0:
-            return False  # gradients that wait for a step are not saved
-        # One process that is asked to end is enough; all of them save.
-        if self._saves_within_epoch() and self._any(request.is_made):
-            request.is_made = True
-            last_ckpt_time, steps_since_ckpt = -math.inf, math.inf  # now
-        return super()._should_save_intra_epoch_ckpt(
-            last_ckpt_time, steps_since_ckpt
+        waits = self.step % self.grad_accumulation_factor  # for a step
+        if waits or not self._saves_within_epoch():
+            return False
+        minutes = (time.time() - last_ckpt_time) / 60.0
+        is_due = (
+            0 < self.ckpt_interval_minutes < minutes
+            or 0 < self.ckpt_interval_steps <= steps_since_ckpt
         )
+        # One process that is asked to end is enough: all of them save.
+        is_asked, is_due = self._any(request.is_made, is_due)
+        if is_asked:
+            request.is_made = True
+        return is_asked or is_due
 
     def _save_intra_epoch_ckpt(self):
         super()._save_intra_epoch_ckpt()

@@ -41,6 +41,7 @@ CASES = {
         {"load_balance": 1.0, "task_weighting": "uncertainty"},
         {"gradient_surgery": "pcgrad"},
     ),
+    "ser-only": ({"load_balance": 1.0}, {}),
     "attributes": ({"load_balance": 1.0}, {}),
 }
 
@@ -73,6 +74,9 @@ def make_brain(case, tmp_path):
     for module in system.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+    if case == "ser-only":
+        system.se_head = None
+        del system.mixture.routers["se"]
     with torch.no_grad():  # one expert is idle now and then, one always
         for router in system.mixture.routers.values():
             router.linear.bias -= torch.tensor([0.0, 2.0, 100.0])
