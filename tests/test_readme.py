@@ -61,6 +61,8 @@ RUN_BY = [
     ("recipes/Man*", "python .*", "recipes/test_manifest_recipe.py::one_epoch"),
     ("*", "merit folds .*", "commands/test_folds.py::all_folds_and_seeds"),
     ("*", "torchrun .*", "test_distributed.py::two_processes"),
+    ("docs/cluster.md", "sbatch .*", "commands/test_cluster.py::"),
+    ("docs/cluster.md", "parallel .*", "commands/test_folds.py::commands_can"),
     ("*", "merit demo .*", "commands/test_demo.py::all_that_comes"),
     ("docs/onnx.md", "merit export .*", "export/test_onnx_export.py::"),
     ("*", r"python train\.py hparams/.*", "test_readme.py::trainings"),

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import soundfile
 
+from merit_modules.data.everyone import everyones
 from merit_modules.data.text import speaker_of
 from merit_modules.evaluation.metrics.scoring import summarise
 from merit_modules.evaluation.routing_log import RoutingLog
@@ -185,11 +186,25 @@ class ConditionScores:
 
         Returns
         -------
-        dict
+        dict or None
             ``ser``, ``se`` and ``failures``, as in ``results.json``; without
-            the first or the second for a task that the system lacks.
+            the first or the second for a task that the system lacks. On the
+            first of several processes, of what all of them collected; None on
+            the others.
         """
-        scores, failures = self.scorer.collect()
+        own = self.rows, self.recipes, self.routing, *self.scorer.collect()
+        parts = everyones(own, to_all=False)
+        if parts is None:
+            return None
+        self.rows, scores, failures, self.recipes = {}, {}, [], []
+        for rows, recipes, routing, part, failed in parts:
+            self.rows |= rows
+            self.recipes += recipes
+            scores |= part
+            failures += failed
+            if self.routing is not None:
+                self.routing.merge(routing)
+        failures.sort(key=lambda failure: failure["utt_id"])
         found = {"failures": failures}
         rows = [row for _, row in sorted(self.rows.items())]
         if any(target.columns[0] in row for row in rows):

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from speechbrain.utils.data_utils import batch_pad_right
-from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 
 from merit_modules.data.escaping import terminal
@@ -46,9 +46,10 @@ class Evaluation:
 
     What was evaluated before with the same weights and mixtures is kept, also
     conditions that are in the grid no more and metrics that are asked for no
-    more. Writes, after each condition, ``results.json``, ``results.md`` and
-    ``scores.csv``; per condition a CSV of the mixtures, the routing decisions
-    and a folder of examples.
+    more. Of several processes each takes its share. The first one writes,
+    after each condition, ``results.json``, ``results.md`` and ``scores.csv``;
+    per condition a CSV of the mixtures, the routing decisions and a folder of
+    examples.
 
     Arguments
     ---------
@@ -107,7 +108,7 @@ class Evaluation:
         Returns
         -------
         dict
-            The content of ``results.json``.
+            The content of ``results.json``, on the first process.
 
         Raises
         ------
@@ -123,14 +124,15 @@ class Evaluation:
                     f"got {name!r}"
                 )
         keys = {c.name: self._key(c) for c in conditions}
-        finished = self._take_over(keys)
+        finished, to_extend = run_on_main(self._take_over, args=[keys])
         for condition in conditions:
             name = condition.name
-            if name in chosen and (
-                name not in finished or name in self._to_extend
-            ):
+            if name in chosen and (name not in finished or name in to_extend):
+                entry = self._evaluate(condition, n_examples)
+                if entry is None:
+                    continue
                 finished[name] = {
-                    **self._evaluate(condition, n_examples),
+                    **entry,
                     "key": keys[name],
                     "settings_key": self.settings_key,
                 }
@@ -158,15 +160,18 @@ class Evaluation:
         return digest_of(asked)
 
     def _take_over(self, keys):
-        """Keep what an earlier start evaluated under the same conditions."""
+        """Keep what an earlier start evaluated under the same conditions.
+
+        Returns that by name, and the names that further metrics are asked of.
+        """
         if not (self.folder / RESULTS).is_file():
-            return {}
+            return {}, []
         try:
             earlier = read_results(self.folder)
             _, table = read_table(self.folder / SCORES)
         except InputError as error:
             logger.warning(f"{error}; all is tested again")
-            return {}
+            return {}, []
         kept = {}
         for entry in earlier["conditions"]:
             name = entry["name"]
@@ -182,7 +187,7 @@ class Evaluation:
                 continue
             kept[name], self.rows[name] = entry, rows
         if not kept:
-            return {}
+            return {}, []
         for name, entry in kept.items():
             missing = set(self.scorer.metrics) - set(_metrics_of(entry))
             if name in keys and "se" in entry and missing:
@@ -193,7 +198,7 @@ class Evaluation:
                 self.results[extra] = earlier[extra]
         finished = [name for name in kept if name not in self._to_extend]
         logger.info(f"Evaluated before: {', '.join(finished) or 'nothing'}")
-        return kept
+        return kept, list(self._to_extend)
 
     def _extend(self, entry):
         """Add what an earlier evaluation found by other metrics."""
@@ -223,12 +228,15 @@ class Evaluation:
             n_examples=n_examples,
             routing=True,
         )
+        found = scores.finish(self.brain.target)
+        if found is None:
+            return None
         entry = {
             "name": condition.name,
             "test_set": condition.test_set,
             "noise": condition.noise_set,
             "snr_db": condition.snr_db,
-            **scores.finish(self.brain.target),
+            **found,
             "routing": {
                 name: value
                 for name, value in self.brain.tracker.means().items()
@@ -271,7 +279,8 @@ class Evaluation:
         list of dict
             ``condition``, ``expert`` (None: all are there) and, of what the
             system does, ``f1_macro`` and ``si_sdr_db``; also in
-            ``results.json`` as ``expert_removal``.
+            ``results.json`` as ``expert_removal``. Empty on processes but the
+            first.
         """
         n_experts = len(self.brain.system.mixture.experts)
         found = []
@@ -287,6 +296,8 @@ class Evaluation:
                         condition,
                         f"{condition.name}: without expert {expert}",
                     ).finish(self.brain.target)
+                if scores is None:
+                    continue
                 si_sdr = scores.get("se", {}).get("enhanced", {})
                 found.append(
                     {
@@ -296,8 +307,9 @@ class Evaluation:
                         "si_sdr_db": si_sdr.get("si_sdr_db", {}).get("mean"),
                     }
                 )
-        self.results["expert_removal"] = found
-        self._write()
+        if found:
+            self.results["expert_removal"] = found
+            self._write()
         return found
 
     def beyond_scores(self, conditions, removal_conditions, cost_duration_s):
@@ -317,8 +329,6 @@ class Evaluation:
         InputError
             If one of these is not among the conditions.
         """
-        if "cost" not in self.results and conditions and cost_duration_s:
-            self.measure_cost(conditions[0].dataset, cost_duration_s)
         chosen = [c for c in conditions if c.name in removal_conditions]
         if len(chosen) < len(removal_conditions):
             raise InputError(
@@ -326,7 +336,13 @@ class Evaluation:
                 f"{', '.join(c.name for c in conditions)}, got "
                 f"{removal_conditions}"
             )
-        removed = self.results.get("expert_removal", [])
+
+        def measure_once():
+            if "cost" not in self.results and conditions and cost_duration_s:
+                self.measure_cost(conditions[0].dataset, cost_duration_s)
+            return self.results.get("expert_removal", [])
+
+        removed = run_on_main(measure_once)
         done = {entry["condition"] for entry in removed}
         if set(removal_conditions) - done and has_several_experts(
             self.brain.system
@@ -395,7 +411,7 @@ def evaluate_conditions(
     removal_conditions=(),
     cost_duration_s=24.0,
 ):
-    """Test the best checkpoint of a run, on the first process.
+    """Test the best checkpoint of a run, each process its share.
 
     What an earlier start tested is kept, see :class:`Evaluation`.
 
@@ -416,7 +432,7 @@ def evaluate_conditions(
     metrics : list of str
         Metrics of enhancement.
     num_metric_workers : int
-        Processes that score.
+        Processes that score, beside each process that tests.
     dnsmos_model : str or Path, optional
         ``sig_bak_ovr.onnx``, where a metric needs it.
     chosen : list of str, optional
@@ -433,8 +449,6 @@ def evaluate_conditions(
     dict or None
         The content of ``results.json``; None on processes but the first.
     """
-    if not if_main_process():
-        return None
     if brain.debug:  # of a few batches: nobody is to take them for scores
         output_folder, cost_duration_s = Path(output_folder) / "debug", 0
     with EnhancementScorer(
@@ -451,6 +465,8 @@ def evaluate_conditions(
         evaluation.beyond_scores(
             conditions, removal_conditions, cost_duration_s
         )
+    if not if_main_process():
+        return None
     print(terminal(results_table(results), keep="\n"))
     print(f"\nAll results: {output_folder}/results.json")
     return results

@@ -109,6 +109,16 @@ class RoutingLog:
                 entry[f"probs_{task}"] = p.numpy().astype(np.float16)
         self._utterances.update(zip(utt_ids, entries))
 
+    def merge(self, other):
+        """Add what another log collected.
+
+        Arguments
+        ---------
+        other : RoutingLog
+            That of another process, say.
+        """
+        self._utterances |= other._utterances
+
     def save(self, path):
         """Write what was collected, atomically.
 

@@ -10,5 +10,6 @@ __getattr__, __all__ = exports(
         "recognition": "AttributeLoss EmotionLoss concordance",
         "routing": "RoutedCost expert_load load_balance load_kl pool_load "
         "router_z",
+        "shares": "Share",
     },
 )

@@ -8,12 +8,15 @@ from merit_modules.losses.enhancement import log1p_l1, negative_si_sdr
 from merit_modules.losses.recognition import EmotionLoss
 from merit_modules.losses.routing import (
     BALANCE_LOSSES,
-    pool_load,
+    expert_load,
     router_z,
 )
+from merit_modules.losses.shares import FRAMES
 
 BALANCE_SCOPES = ("task", "pool")
 WEIGHTINGS = ("fixed", "uncertainty")
+#: Terms that are no mean: processes that train as one compute them together.
+OF_ALL = ("ser_ccc",)
 
 
 class JointLoss(nn.Module):
@@ -103,7 +106,35 @@ class JointLoss(nn.Module):
                 )
             self.weighting = UncertaintyWeighting()
 
-    def terms(self, system, output, clean_wavs, labels, ser_loss=None):
+    def weights(self, output, labels, ser_loss):
+        """Tell how many entries the mean of each term is over.
+
+        Arguments
+        ---------
+        output : SystemOutput
+            What the system made of a batch.
+        labels : torch.Tensor
+            What the SER loss compares the SER head's outputs with.
+        ser_loss : EmotionLoss or AttributeLoss
+            The SER loss.
+
+        Returns
+        -------
+        dict
+            Term name to utterances, their weights, or STFT frames: numbers,
+            or scalars (torch.Tensor). For all other terms there is ``FRAMES``.
+        """
+        weights = {}
+        if output.logits is not None:
+            weights[ser_loss.term] = ser_loss.weight(labels)
+        if output.enhancement is not None:
+            weights["se_l1"] = output.enhancement.n_frames.sum()
+            weights["se_si_sdr"] = len(labels)
+        return weights | {FRAMES: output.mixture.valid.sum()}
+
+    def terms(
+        self, system, output, clean_wavs, labels, ser_loss=None, share=None
+    ):
         """Compute the terms of the paper, and others that have a weight.
 
         Arguments
@@ -118,6 +149,8 @@ class JointLoss(nn.Module):
             What the SER loss compares the SER head's outputs with.
         ser_loss : EmotionLoss or AttributeLoss, optional
             The SER loss; cross entropy without class weights by default.
+        share : Share, optional
+            What of the batch this process holds, where several train as one.
 
         Returns
         -------
@@ -127,18 +160,24 @@ class JointLoss(nn.Module):
         terms = {}
         if output.logits is not None:
             ser_loss = ser_loss or EmotionLoss()
-            terms[ser_loss.term] = ser_loss(output.logits, labels)
+            shared = {} if share is None else {"total": share.total}
+            shared = shared if ser_loss.term in OF_ALL else {}
+            terms[ser_loss.term] = ser_loss(output.logits, labels, **shared)
         if output.enhancement is not None:
             terms |= self._se_terms(system, output, clean_wavs)
-        return terms | self._routing_terms(output.mixture.routing)
+        return terms | self._routing_terms(output.mixture.routing, share)
 
-    def _routing_terms(self, routing):
-        terms, load = {}, None
-        if routing and self.balance_scope == "pool":
-            load = pool_load(routing.values())
+    def _routing_terms(self, routing, share):
+        terms, loads = {}, {}
+        if self.routing_weights["load_balance"]:
+            loads = {task: expert_load(d) for task, d in routing.items()}
+            loads = loads if share is None else share.loads
+        if loads and self.balance_scope == "pool":
+            even = torch.stack(list(loads.values())).mean(dim=0)
+            loads = dict.fromkeys(loads, even)
         for task, decision in routing.items():
             if self.routing_weights["load_balance"]:
-                balance = self.balance_loss(decision, load)
+                balance = self.balance_loss(decision, loads[task])
                 terms[f"{task}_load_balance"] = balance
             if self.routing_weights["router_z"]:
                 terms[f"{task}_router_z"] = router_z(decision)

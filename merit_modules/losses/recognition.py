@@ -1,5 +1,6 @@
 """The SER losses: classes, or attributes as numbers."""
 
+import torch
 import torch.nn.functional as F
 
 
@@ -75,7 +76,7 @@ class AttributeLoss:
 
     term = "ser_ccc"
 
-    def __call__(self, outputs, labels):
+    def __call__(self, outputs, labels, total=None):
         """Compute the loss.
 
         Arguments
@@ -84,13 +85,18 @@ class AttributeLoss:
             Estimates (B, A).
         labels : torch.Tensor
             Attributes (B, A).
+        total : callable, optional
+            ``Share.total``, where several processes hold the batch.
 
         Returns
         -------
         torch.Tensor
             The loss, a scalar from 0 to 2.
         """
-        return 1.0 - concordance(outputs.float(), labels).mean()
+        outputs = outputs.float()
+        if total is None:
+            return 1.0 - concordance(outputs, labels).mean()
+        return 1.0 - _concordance_of_all(outputs, labels, total).mean()
 
     def weight(self, labels):
         """Tell how much a batch counts in an average over batches.
@@ -138,3 +144,13 @@ def concordance(estimate, reference):
     spread = sum(x.square().mean(dim=0) for x in centred)
     spread = spread + (means[0] - means[1]).square()
     return 2.0 * covariance / spread.clamp_min(1e-8)
+
+
+def _concordance_of_all(estimate, reference, total):
+    """Compute the same from sums, in float64, that processes can add up."""
+    x, y = estimate.double(), reference.double()
+    powers = [torch.ones_like(x), x, y, x * y, x.square() + y.square()]
+    n, *sums = total(torch.stack(powers).sum(dim=1))
+    x, y, product, square = (moment / n for moment in sums)
+    spread = square - 2.0 * x * y
+    return (2.0 * (product - x * y) / spread.clamp_min(1e-8)).to(estimate.dtype)

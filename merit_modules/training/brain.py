@@ -13,9 +13,12 @@ from speechbrain.utils.checkpoints import (
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 
+from merit_modules.data.everyone import everyones
 from merit_modules.data.kinds import numbered
 from merit_modules.data.seeding import keyed_seed
 from merit_modules.errors import InputError
+from merit_modules.losses.joint import OF_ALL
+from merit_modules.losses.shares import FRAMES
 from merit_modules.training.augmentation import AlignedAugmenter
 from merit_modules.training.checkpoints import (
     KEPT,
@@ -35,6 +38,7 @@ from merit_modules.training.gradients import (
     task_gradients,
 )
 from merit_modules.training.pace import TellsItsPace
+from merit_modules.training.ranks import TrainsAsOne
 from merit_modules.training.schedule import Schedule
 from merit_modules.training.step import StepsWithoutWaiting
 from merit_modules.training.stopping import SavesWhenAsked
@@ -48,7 +52,9 @@ from merit_modules.training.tracking import (
 logger = get_logger(__name__)
 
 
-class JointBrain(SavesWhenAsked, TellsItsPace, StepsWithoutWaiting, sb.Brain):
+class JointBrain(
+    SavesWhenAsked, TellsItsPace, StepsWithoutWaiting, TrainsAsOne, sb.Brain
+):
     """Trains and evaluates a :class:`~merit_modules.system.JointSystem`.
 
     Stage 1 trains everything but the SSL encoder, stage 2 everything but its
@@ -117,12 +123,6 @@ class JointBrain(SavesWhenAsked, TellsItsPace, StepsWithoutWaiting, sb.Brain):
             if self.hparams.loss.weighting is not None:
                 self.checkpointer.add_recoverable("loss", self.hparams.loss)
 
-    @property
-    def system(self):
-        """The system itself, without a wrapper for distributed training."""
-        module = self.modules.system
-        return getattr(module, "module", module)
-
     # ---- one batch ----------------------------------------------------
 
     def compute_forward(self, batch, stage):
@@ -151,6 +151,8 @@ class JointBrain(SavesWhenAsked, TellsItsPace, StepsWithoutWaiting, sb.Brain):
             wavs, clean, wav_lens = self.augment(wavs, clean, lens)
             batch.noisy_wav = PaddedData(wavs, wav_lens)
             batch.clean_wav = PaddedData(clean, wav_lens)
+        if stage != sb.Stage.TRAIN:  # a process may have fewer batches
+            return self.system(wavs, wav_lens)
         return self.modules.system(wavs, wav_lens)
 
     def compute_objectives(self, predictions, batch, stage):
@@ -170,21 +172,29 @@ class JointBrain(SavesWhenAsked, TellsItsPace, StepsWithoutWaiting, sb.Brain):
         torch.Tensor
             The loss, a scalar.
         """
-        labels = self.target.labels(batch)
+        labels, share = self.target.labels(batch), None
+        weights = self.hparams.loss.weights(
+            predictions, labels, self.target.loss
+        )
+        if stage == sb.Stage.TRAIN:
+            share = self._share_of(weights, predictions)
         terms = self.hparams.loss.terms(
             self.system,
             predictions,
             batch.clean_wav.data,
             labels,
             self.target.loss,
+            share,
         )
-        self._to_track = terms, predictions, labels
+        self._to_track = terms, weights, predictions
         if stage != sb.Stage.TRAIN:
             self._track(*self._to_track)
             self._keep_predictions(predictions, batch, labels, stage)
             return self.hparams.loss(terms)
         if self._measures_conflict():
             self._log_conflict(self.hparams.loss.by_task(terms))
+        if share is not None:
+            terms = share.weigh(terms, OF_ALL)
         if self.surgery is not None:
             self._task_losses = self.hparams.loss.by_task(terms)
             return sum(self._task_losses.values())
@@ -211,17 +221,10 @@ class JointBrain(SavesWhenAsked, TellsItsPace, StepsWithoutWaiting, sb.Brain):
             conflict(gradients, parameters, groups),
         )
 
-    def _track(self, terms, predictions, labels):
-        # Each term is a mean: over utterances (weighted), frames or decisions.
-        weights = {
-            self.target.loss.term: self.target.loss.weight(labels),
-            "se_si_sdr": len(labels),
-        }
-        if predictions.enhancement is not None:
-            weights["se_l1"] = predictions.enhancement.n_frames.sum()
-        n_frames = predictions.mixture.valid.sum()
+    def _track(self, terms, weights, predictions):
         for name, term in terms.items():
-            self.tracker.add(name, term, weights.get(name, n_frames))
+            weight = weights.get(name, weights[FRAMES])
+            self.tracker.add(name, term, weight)
         self.tracker.add_routing(predictions.mixture)
         weighting = self.hparams.loss.weighting
         for task, weight in weighting.weights().items() if weighting else ():
@@ -256,7 +259,8 @@ class JointBrain(SavesWhenAsked, TellsItsPace, StepsWithoutWaiting, sb.Brain):
         """Seed all that is drawn in this step by its place in the run."""
         self._batch_ids = batch.id
         epoch = self.hparams.epoch_counter.current
-        seed = keyed_seed(self.hparams.seed, epoch, self.step)
+        place = [self.rank] if self.distributed_launch else []
+        seed = keyed_seed(self.hparams.seed, epoch, self.step, *place)
         torch.manual_seed(seed)
         if self.augment is not None:
             random.seed(seed)  # SpeechBrain's Augmenter draws from it, too
@@ -275,14 +279,6 @@ class JointBrain(SavesWhenAsked, TellsItsPace, StepsWithoutWaiting, sb.Brain):
         self.optimizers_dict = {"optimizer": self.optimizer}
         if self.checkpointer is not None:
             self.checkpointer.add_recoverable("optimizer", self.optimizer)
-
-    def make_dataloader(self, dataset, stage, **kwargs):
-        """Make a loader; see ``speechbrain.Brain``."""
-        loader = super().make_dataloader(dataset, stage, **kwargs)
-        if stage == sb.Stage.TRAIN and self.train_sampler is None:
-            # SpeechBrain tells a batch sampler of the epoch only in DDP.
-            self.train_sampler = kwargs.get("batch_sampler")
-        return loader
 
     # ---- epochs -------------------------------------------------------
 
@@ -304,7 +300,6 @@ class JointBrain(SavesWhenAsked, TellsItsPace, StepsWithoutWaiting, sb.Brain):
         logger.info(f"SSL encoder {'frozen' if frozen else 'trained'} from now")
         encoder.set_frozen(frozen)
         if self.distributed_launch:  # DDP must know what has gradients
-            self.modules["system"] = self.system
             self._wrap_distributed()
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
@@ -319,6 +314,7 @@ class JointBrain(SavesWhenAsked, TellsItsPace, StepsWithoutWaiting, sb.Brain):
         epoch : int, optional
             The epoch, from 1; None in the test.
         """
+        self.tracker.gather()
         stats = self.tracker.means()
         if stage == sb.Stage.TEST:
             return
@@ -327,6 +323,7 @@ class JointBrain(SavesWhenAsked, TellsItsPace, StepsWithoutWaiting, sb.Brain):
         if stage == sb.Stage.TRAIN:
             self.train_stats = stats
             return
+        self._records = sum(everyones(self._records), [])
         if self._records:
             scores = self.target.scores(self._records)
             stats |= {name: scores[name] for name in self.target.score_names}

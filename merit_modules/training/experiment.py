@@ -12,6 +12,7 @@ from pathlib import Path
 import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
+from speechbrain.utils.distributed import get_rank
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.run_opts import RunOptions
 
@@ -27,6 +28,7 @@ from merit_modules.hparams import (
     with_absolute_includes,
 )
 from merit_modules.pretrained.trust import RUN_TAGS, check_text, read_bounded
+from merit_modules.training.alarm import Alarm
 from merit_modules.training.defaults import with_defaults
 from merit_modules.training.keys import KEYS
 from merit_modules.training.seal import (
@@ -39,8 +41,14 @@ from merit_modules.training.seal import (
     settings_of,
     write_seal,
 )
-from merit_modules.training.stopping import TERMINATED, Terminated, listening
+from merit_modules.training.stopping import (
+    TERMINATED,
+    Terminated,
+    listening,
+    request,
+)
 
+FOLLOWED = 1  # exit code after the error of another process
 START_OVER = "--start_over"
 COMPOSED = "composed.yaml"  # a run's YAML in one piece
 OVERRIDES = "overrides.yaml"  # what its command line changed
@@ -326,7 +334,7 @@ def as_command(main, argv=None):
     int
         Exit code: 0 if all went well; 2 after an error that the user can
         mend, told in one message without a traceback; 130 if interrupted, 143
-        if ended by SIGTERM.
+        if ended by SIGTERM; 1 after another process's error.
 
     Example
     -------
@@ -336,6 +344,12 @@ def as_command(main, argv=None):
     2
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    with Alarm() as alarm:
+        return _run(main, argv, alarm)
+
+
+def _run(main, argv, alarm):
+    several = "RANK" in os.environ
     escape_logs()
     try:
         if {"-h", "--help"} & set(argv):
@@ -350,16 +364,22 @@ def as_command(main, argv=None):
         with listening():
             main(argv)
     except Terminated:
-        print("ended by SIGTERM; the same command goes on", file=sys.stderr)
+        if not (several and get_rank()) and not alarm.is_raised():
+            print("ended by SIGTERM; the same command goes on", file=sys.stderr)
         return TERMINATED
     except KeyboardInterrupt:
         print("interrupted; the same command resumes the run", file=sys.stderr)
         return 130
     except Exception as error:
         message = told(error)
+        ended = several and message is None and request.is_made
+        if ended and not alarm.is_raised():
+            return TERMINATED  # as the others, which this one waited for
+        if not alarm.is_first():
+            return FOLLOWED
         if message is None:
             raise
-        logger.error(f"error: {message}")
+        logger.error(f"error: {message}", main_process_only=False)
         return 2
     finally:
         let_go()

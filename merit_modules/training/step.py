@@ -6,6 +6,7 @@ import speechbrain as sb
 import torch
 from speechbrain.utils.logger import get_logger
 
+from merit_modules.data.everyone import everyones
 from merit_modules.data.seeding import keyed_seed
 from merit_modules.errors import InputError
 
@@ -13,15 +14,15 @@ logger = get_logger(__name__)
 
 
 class Later:
-    """A scalar that the host can ask for without draining the device.
+    """Numbers that the host can ask for without draining the device.
 
     A GPU copies it when it has computed it, and works on at what was given to
     it since. On other devices it is copied at once.
 
     Arguments
     ---------
-    scalar : torch.Tensor
-        What to read later, with one element.
+    numbers : torch.Tensor
+        What to read later.
 
     Example
     -------
@@ -29,11 +30,11 @@ class Later:
     tensor(0.5000)
     """
 
-    def __init__(self, scalar):
+    def __init__(self, numbers):
         # PyTorch pins the memory that a GPU copies to behind our back.
-        self._copy = scalar.detach().to("cpu", non_blocking=scalar.is_cuda)
+        self._copy = numbers.detach().to("cpu", non_blocking=numbers.is_cuda)
         self._is_there = None
-        if scalar.is_cuda:
+        if numbers.is_cuda:
             self._is_there = torch.cuda.Event()
             self._is_there.record()
 
@@ -97,14 +98,15 @@ class StepsWithoutWaiting:
             with self.training_ctx:
                 outputs = self.compute_forward(batch, sb.Stage.TRAIN)
                 loss = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
-            later = Later(self._worst(loss))
-            if not asks_first or later.value().isfinite():
+            later = Later(torch.stack([self._worst(loss), loss]))
+            if not asks_first or later.value()[0].isfinite():
                 self._backward(loss)
-        value = later.value()
+        value, own = later.value()
         to_track, self._to_track = self._to_track, None
-        self.check_loss_isfinite(value)
+        self.check_loss_isfinite(value, own)
         if value.isfinite():
-            self._track(*to_track)
+            if self._counts():
+                self._track(*to_track)
         elif not asks_first:
             self.zero_grad(set_to_none=True)
             if self.surgery is not None:
@@ -136,7 +138,7 @@ class StepsWithoutWaiting:
         torch.distributed.all_reduce(bad, torch.distributed.ReduceOp.MAX)
         return torch.where(bad > 0, math.nan, loss)
 
-    def check_loss_isfinite(self, loss):
+    def check_loss_isfinite(self, loss, own=None):
         """Stop at a loss that is not a number.
 
         With ``--nonfinite_patience N``, the first N batches of an epoch whose
@@ -145,7 +147,10 @@ class StepsWithoutWaiting:
         Arguments
         ---------
         loss : torch.Tensor
-            The loss of a batch, on the CPU.
+            The loss of a batch, on the CPU; NaN if that of any process is no
+            number.
+        own : torch.Tensor, optional
+            That of this process; the same by default.
 
         Raises
         ------
@@ -155,12 +160,18 @@ class StepsWithoutWaiting:
         if loss.isfinite():
             return
         self.nonfinite_count += 1
-        names = ", ".join(self._batch_ids)
+        loss = (loss if own is None else own).item()
+        bad = not math.isfinite(loss) and (loss, self._batch_ids)
+        # Without patience, others may well have a number.
+        found = everyones(bad) if self.nonfinite_patience else [bad]
+        found = [one for one in found if one]
+        loss = found[0][0]
+        names = ", ".join(name for _, names in found for name in names)
         if self.nonfinite_count <= self.nonfinite_patience:
-            logger.warning(f"the loss became {loss.item()}: left out {names}")
+            logger.warning(f"the loss became {loss}: left out {names}")
             return
         raise InputError(
-            f"the loss became {loss.item()} in epoch "
+            f"the loss became {loss} in epoch "
             f"{self.hparams.epoch_counter.current}, step {self.step}, on the "
             f"utterances {names}. Try a lower lr or max_grad_norm, or "
             f"--precision fp32; the last good checkpoint is "

@@ -1,12 +1,13 @@
 """SIGTERM, which clusters send before they take a machine away."""
 
-import math
 import os
 import signal
 import threading
+import time
 from contextlib import contextmanager, nullcontext
 
 TERMINATED = 143  # exit code, as shells have it
+STEPS_BETWEEN_QUESTIONS = 10
 
 
 class Terminated(SystemExit):
@@ -64,6 +65,28 @@ def listening():
         signal.signal(signal.SIGTERM, before)
 
 
+def outlive_sigterm(worker_id):
+    """Let a loader's worker serve on while its process saves.
+
+    Clusters and ``torchrun`` send SIGTERM to workers, too.
+
+    Arguments
+    ---------
+    worker_id : int
+        Its number, as a loader's ``worker_init_fn`` gets it.
+    """
+    if hasattr(signal, "sigwaitinfo"):  # macOS does not tell who sent it
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_end_if_parent_asks, daemon=True).start()
+
+
+def _end_if_parent_asks():
+    parent = os.getppid()
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)
+
+
 class SavesWhenAsked:
     """What a Brain does about SIGTERM in training: save, then end.
 
@@ -72,22 +95,34 @@ class SavesWhenAsked:
     """
 
     def _fit_train(self, *args, **kwargs):
-        saves = self.checkpointer is not None and (
-            self.ckpt_interval_minutes > 0 or self.ckpt_interval_steps > 0
-        )
+        saves = self._saves_within_epoch()
         with request.deferred() if saves else nullcontext():
             super()._fit_train(*args, **kwargs)
 
     def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
-        if self.step % self.grad_accumulation_factor != 0:
-            return False  # gradients that wait for a step are not saved
-        if request.is_made:
-            last_ckpt_time, steps_since_ckpt = -math.inf, math.inf  # now
-        return super()._should_save_intra_epoch_ckpt(
-            last_ckpt_time, steps_since_ckpt
+        waits = self.step % self.grad_accumulation_factor  # for a step
+        if self.distributed_launch and self.device_type == "cuda":
+            # Processes that ask each other let their GPUs run empty.
+            waits = waits or self.optimizer_step % STEPS_BETWEEN_QUESTIONS
+        if waits or not self._saves_within_epoch():
+            return False
+        minutes = (time.time() - last_ckpt_time) / 60.0
+        is_due = (
+            0 < self.ckpt_interval_minutes < minutes
+            or 0 < self.ckpt_interval_steps <= steps_since_ckpt
         )
+        # One process that is asked to end is enough: all of them save.
+        is_asked, is_due = self._any(request.is_made, is_due)
+        if is_asked:
+            request.is_made = True
+        return is_asked or is_due
 
     def _save_intra_epoch_ckpt(self):
         super()._save_intra_epoch_ckpt()
         if request.is_made:
             raise Terminated(TERMINATED)
+
+    def _saves_within_epoch(self):
+        return self.checkpointer is not None and (
+            self.ckpt_interval_minutes > 0 or self.ckpt_interval_steps > 0
+        )

@@ -5,6 +5,7 @@ utterances were batched. They can be saved in the middle of an epoch.
 """
 
 from collections import defaultdict
+from functools import partial
 
 import torch
 from speechbrain.utils.checkpoints import (
@@ -12,15 +13,17 @@ from speechbrain.utils.checkpoints import (
     mark_as_saver,
     register_checkpoint_hooks,
 )
+from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 
+from merit_modules.data.everyone import everyones
 from merit_modules.evaluation.metrics.enhancement import MetricError, si_sdr_db
 from merit_modules.losses.routing import expert_load
 
 logger = get_logger(__name__)
 
 
-@register_checkpoint_hooks
+@partial(register_checkpoint_hooks, save_on_main_only=False)
 class EpochTracker:
     """Accumulate weighted means without waiting for the device.
 
@@ -97,16 +100,36 @@ class EpochTracker:
                 means[name] = mean
         return means
 
+    def gather(self):
+        """Add up what all processes noted, on each of them; once an epoch."""
+        self._sums, self._weights = self._of_all()
+
+    def _of_all(self):
+        sums, weights = defaultdict(float), defaultdict(float)
+        own = [
+            {
+                name: torch.as_tensor(x, dtype=torch.float64, device="cpu")
+                for name, x in noted.items()
+            }
+            for noted in (self._sums, self._weights)
+        ]
+        for one in everyones(own):
+            for total, noted in zip((sums, weights), one):
+                for name, value in noted.items():
+                    total[name] = total[name] + value
+        return sums, weights
+
     @mark_as_saver
     def _save(self, path):
-        weights = {k: torch.as_tensor(v) for k, v in self._weights.items()}
-        state = {"sums": dict(self._sums), "weights": weights}
-        torch.save(state, path)
+        sums, weights = self._of_all()
+        if if_main_process():
+            state = {"sums": dict(sums), "weights": dict(weights)}
+            torch.save(state, path)
 
     @mark_as_loader
     def _load(self, path, end_of_epoch):
         self.reset()
-        if not end_of_epoch:
+        if not end_of_epoch and if_main_process():  # it goes on for all
             state = torch.load(path, map_location="cpu", weights_only=True)
             self._sums.update(state["sums"])
             self._weights.update(state["weights"])
