@@ -295,7 +295,7 @@ class SSLEncoder(nn.Module):
         recording = torch.is_grad_enabled() and self.train_front_end
         exact = is_padded and self.padding_rule == "exact"
         with torch.set_grad_enabled(recording):
-            if self._is_fast and wavs.device.type == "cpu":
+            if self._is_fast and onednn.suits(wavs.device):
                 if not exact:
                     n_samples = torch.full_like(n_samples, wavs.shape[1])
                 n_frames = self.count_frames(n_samples).tolist()
@@ -343,7 +343,7 @@ class SSLEncoder(nn.Module):
             return PackedBatch.without_padding(n_rows)
         # The released code goes on with what padded frames have become.
         wanted = not is_padded or self.padding_rule == "exact"
-        if wanted and device.type == "cpu":
+        if wanted and onednn.suits(device):
             return PackedBatch.packed(n_frames, n_rows)
         return PackedBatch.masked(n_frames, n_rows, device)
 
