@@ -172,7 +172,7 @@ def project(attention, frames, with_gate):
     return query, key, value, gate
 
 
-def joined_weights(attention, with_gate):
+def joined_weights(attention, own=None):
     """Put the weights of all that reads an attention's input into one.
 
     The gate's come last. As each head's gate reads that head's part of the
@@ -182,8 +182,8 @@ def joined_weights(attention, with_gate):
     ---------
     attention : torch.nn.Module
         The transformers' attention of a layer.
-    with_gate : bool
-        Whether there is a bias, WavLM's.
+    own : torch.Tensor, optional
+        Identity (H, H), where there is a bias, WavLM's.
 
     Returns
     -------
@@ -196,22 +196,21 @@ def joined_weights(attention, with_gate):
     -------
     >>> from merit_modules.tiny import tiny_system
     >>> attention = tiny_system().ssl_encoder.model.encoder.layers[0].attention
-    >>> weight, bias = joined_weights(attention, with_gate=True)
+    >>> weight, bias = joined_weights(attention, torch.eye(2))
     >>> weight.shape, bias.shape
     (torch.Size([52, 16]), torch.Size([52]))
     """
     parts = [attention.q_proj, attention.k_proj, attention.v_proj]
     weights = [part.weight for part in parts]
     biases = [part.bias for part in parts]
-    if with_gate:
+    if own is not None:
         # Eight outputs, of which only the sums of four are wanted.
-        gate, n_heads = attention.gru_rel_pos_linear, attention.num_heads
+        gate = attention.gru_rel_pos_linear
         two = gate.weight.unflatten(0, (2, 4)).sum(dim=1)
-        own = torch.eye(n_heads, device=two.device, dtype=two.dtype)
         spread = two[:, None, None, :] * own[None, :, :, None]
         weights.append(spread.flatten(2).flatten(0, 1))
         shift = gate.bias.unflatten(0, (2, 4)).sum(dim=1)
-        biases.append(shift.repeat_interleave(n_heads))
+        biases.append(shift[:, None].expand(2, len(own)).flatten())
     return torch.cat(weights), torch.cat(biases)
 
 
@@ -246,13 +245,30 @@ def can_join(attention):
     )
 
 
-def project_at_once(attention, frames, with_gate):
-    """Compute what attention compares as one product; see :func:`project`."""
-    joined = getattr(attention, "joined", None)  # see inference.prepack
-    weight, bias = joined or joined_weights(attention, with_gate)
+def project_at_once(attention, frames, own=None):
+    """Compute what attention compares as one product.
+
+    Arguments
+    ---------
+    attention : torch.nn.Module
+        The transformers' attention of a layer.
+    frames : torch.Tensor
+        Frames (..., D).
+    own : torch.Tensor, optional
+        See :func:`joined_weights`.
+
+    Returns
+    -------
+    tuple
+        See :func:`project`.
+    """
+    if hasattr(attention, "joined_weight"):  # see inference.prepack
+        weight, bias = attention.joined_weight, attention.joined_bias
+    else:
+        weight, bias = joined_weights(attention, own)
     product = nn.functional.linear(frames, weight, bias)
     width = attention.embed_dim
-    if not with_gate:
+    if own is None:
         return *product.split(width, dim=-1), None
     n_heads = attention.num_heads
     *parts, gate = product.split([width] * 3 + [2 * n_heads], dim=-1)

@@ -31,6 +31,8 @@ from merit_modules.ssl.front_end import mel_gabor_filters
 
 SAMPLE_RATE_HZ = 16000  # of all these models
 MODEL_TYPES = ("wavlm", "hubert", "wav2vec2")
+#: Frames of a GPU's batch are a multiple of this.
+ALIGNED = 8
 
 
 class SSLLayers(NamedTuple):
@@ -45,7 +47,7 @@ class SSLLayers(NamedTuple):
     n_frames : torch.Tensor
         Frames per utterance (B,) that the transformer takes for real.
     n_rows : int
-        Padded number of frames T.
+        Padded number of frames T. Packed, a GPU may have added some.
     """
 
     reps: Iterator
@@ -98,6 +100,9 @@ class SSLEncoder(nn.Module):
     >>> encoder.frame_lengths(torch.tensor([1.0, 0.5]), 16000) * 49
     tensor([49., 24.])
     """
+
+    #: What of a layer is compiled; see :mod:`merit_modules.ssl.compiled`.
+    pieces = ssl_transformer.PLAIN
 
     def __init__(
         self,
@@ -286,16 +291,38 @@ class SSLEncoder(nn.Module):
         recording = torch.is_grad_enabled() and not self.frozen
         with torch.set_grad_enabled(recording):
             frames = self._front_end(wavs, n_samples, is_padded)
-            n_frames = self._valid_frames(n_samples, wavs, frames.shape[1])
-            reps = self._transformer(frames, n_frames, is_padded, packed)
-        return SSLLayers(_each(reps, recording), n_frames, frames.shape[1])
+            n_rows = frames.shape[1]
+            n_frames = self._valid_frames(n_samples, wavs, n_rows)
+            more = self._rows_to_add(frames)
+            frames = nn.functional.pad(frames, (0, 0, 0, more))
+            reps = self._transformer(
+                frames, n_frames, is_padded or more > 0, packed
+            )
+        if packed:
+            n_rows += more
+        elif more:
+            reps = (rep[:, :n_rows] for rep in reps)
+        return SSLLayers(_each(reps, recording), n_frames, n_rows)
+
+    def _rows_to_add(self, frames):
+        # PyTorch's fast attention takes a bias as it is where its rows begin at
+        # multiples of this; else it copies it in each layer.
+        biased = hasattr(self.model.encoder.layers[0].attention, "num_buckets")
+        if onednn.suits(frames.device) or not (self._is_fast and biased):
+            return 0
+        return -frames.shape[1] % ALIGNED if self._is_exact else 0
 
     def _front_end(self, wavs, n_samples, is_padded):
         conv_layers = self.model.feature_extractor.conv_layers
         recording = torch.is_grad_enabled() and self.train_front_end
-        exact = is_padded and self.padding_rule == "exact"
+        exact = is_padded and self._is_exact
         with torch.set_grad_enabled(recording):
-            if self._is_fast and onednn.suits(wavs.device):
+            if self._is_fast and not onednn.suits(wavs.device):
+                exact = exact and bool((n_samples < wavs.shape[1]).any())
+                return ssl_front_end.encode_batch(
+                    conv_layers, wavs, n_samples if exact else None
+                )
+            if self._is_fast:
                 if not exact:
                     n_samples = torch.full_like(n_samples, wavs.shape[1])
                 n_frames = self.count_frames(n_samples).tolist()
@@ -308,8 +335,12 @@ class SSLEncoder(nn.Module):
                 conv_layers, wavs, n_samples if exact else None
             )
 
+    @property
+    def _is_exact(self):
+        return self.padding_rule == "exact"
+
     def _valid_frames(self, n_samples, wavs, n_rows):
-        if self.padding_rule == "exact":
+        if self._is_exact:
             return self.count_frames(n_samples)
         return released_frames(n_samples, wavs.shape[1], n_rows)
 
@@ -329,6 +360,7 @@ class SSLEncoder(nn.Module):
             batch,
             self.checkpoint_layers,
             span,
+            self.pieces,
         )
         return outputs if packed else map(batch.pad, outputs)
 
@@ -342,7 +374,7 @@ class SSLEncoder(nn.Module):
         if onednn.is_traced() and not is_padded:
             return PackedBatch.without_padding(n_rows)
         # The released code goes on with what padded frames have become.
-        wanted = not is_padded or self.padding_rule == "exact"
+        wanted = not is_padded or self._is_exact
         if wanted and onednn.suits(device):
             return PackedBatch.packed(n_frames, n_rows)
         return PackedBatch.masked(n_frames, n_rows, device)

@@ -95,12 +95,13 @@ class _Context(NamedTuple):
     batch: object
     norms_first: bool
     bias: torch.Tensor | None
+    own: torch.Tensor | None
     span: int | None
     mask: torch.Tensor | None
 
 
 def _context_of(encoder, frames, batch, span):
-    bias = mask = None
+    bias = own = mask = None
     first = encoder.layers[0].attention
     if hasattr(first, "rel_attn_embed"):
         size = batch.n_rows
@@ -110,10 +111,11 @@ def _context_of(encoder, frames, batch, span):
     if batch.lengths is None:
         dtype = onednn.working_dtype(frames)
         mask = padding_mask(batch, frames.device, dtype, span)
-        # Once for all layers.
-        bias = None if bias is None else bias.to(dtype)
+        if bias is not None:  # once for all layers
+            bias = bias.to(dtype)
+            own = torch.eye(len(bias), device=frames.device)
     stable = encoder.config.do_stable_layer_norm
-    return _Context(batch, stable, bias, span, mask)
+    return _Context(batch, stable, bias, own, span, mask)
 
 
 def _positions(embed, frames, batch):
@@ -134,7 +136,7 @@ def _positions(embed, frames, batch):
     return torch.cat(row.split(steps[:-1])[::2])
 
 
-def before(layer, frames, norms_first, with_gate):
+def before(layer, frames, norms_first, own):
     """Do what comes before a layer's attention.
 
     Arguments
@@ -145,8 +147,8 @@ def before(layer, frames, norms_first, with_gate):
         Its input (..., D).
     norms_first : bool
         Whether norms stand before the parts.
-    with_gate : bool
-        Whether attention has a bias, WavLM's.
+    own : torch.Tensor or None
+        Identity (H, H), where attention has a bias, WavLM's.
 
     Returns
     -------
@@ -157,8 +159,8 @@ def before(layer, frames, norms_first, with_gate):
     if norms_first:
         frames = layer.layer_norm(frames)
     if can_join(part):
-        return project_at_once(part, frames, with_gate)
-    return project(part, frames, with_gate)
+        return project_at_once(part, frames, own)
+    return project(part, frames, own is not None)
 
 
 def after(layer, frames, norms_first, mixed):
@@ -211,9 +213,8 @@ PLAIN = Pieces()
 
 def _padded_layer(layer, frames, context, pieces):
     part, mask, first = layer.attention, context.mask, context.norms_first
-    with_gate = context.bias is not None
-    query, key, value, gate = pieces.before(layer, frames, first, with_gate)
-    if with_gate:
+    query, key, value, gate = pieces.before(layer, frames, first, context.own)
+    if gate is not None:
         mask = pieces.gated_bias(gate, context.bias, mask)
     mask = None if mask is None else mask.to(query.dtype)
     dropout = part.dropout if part.training else 0.0
