@@ -16,6 +16,7 @@ from speechbrain.utils.logger import get_logger
 
 from merit_modules.data.seeding import keyed_seed
 from merit_modules.errors import InputError
+from merit_modules.ssl.compiled import CompilesParts
 from merit_modules.training.augmentation import AlignedAugmenter
 from merit_modules.training.checkpoints import (
     KEPT,
@@ -46,7 +47,7 @@ from merit_modules.training.tracking import (
 logger = get_logger(__name__)
 
 
-class JointBrain(SavesWhenAsked, sb.Brain):
+class JointBrain(CompilesParts, SavesWhenAsked, sb.Brain):
     """Trains and evaluates a :class:`~merit_modules.system.JointSystem`.
 
     Stage 1 trains everything but the SSL encoder, stage 2 everything but its
