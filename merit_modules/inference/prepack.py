@@ -125,7 +125,7 @@ def arrange_(system, dtype=None):
     Arguments
     ---------
     system : torch.nn.Module
-        A system.
+        A system; left as it is where fast paths are not allowed.
     dtype : torch.dtype, optional
         Precision in which the SSL encoder and the experts keep their large
         weights: that in which ``torch.autocast`` computes, which the system
@@ -143,6 +143,8 @@ def arrange_(system, dtype=None):
     >>> system.mixture.experts[0][0].weight.dtype
     torch.bfloat16
     """
+    if not onednn.is_allowed():
+        return system
     for part in list(system.modules()):
         fold_norms_(part)
         if isinstance(part, SSLEncoder):
@@ -155,9 +157,9 @@ def arrange_(system, dtype=None):
 
 
 def _arrange_encoder(model):
-    conv = getattr(model.encoder.pos_conv_embed, "conv", None)
-    if parametrize.is_parametrized(conv, "weight"):
-        parametrize.remove_parametrizations(conv, "weight")
+    embed = model.encoder.pos_conv_embed
+    if parametrize.is_parametrized(getattr(embed, "conv", None), "weight"):
+        embed.conv = _without_norm(embed.conv)
     for layer in model.feature_extractor.conv_layers:
         # The same numbers in the order in which they are read.
         kept = layer.conv.weight.unsqueeze(2)
@@ -173,6 +175,23 @@ def _arrange_encoder(model):
         weight, bias = joined_weights(part, own)
         part.register_buffer("joined_weight", weight, persistent=False)
         part.register_buffer("joined_bias", bias, persistent=False)
+
+
+def _without_norm(conv):
+    # Not in place: copies of a parametrised layer share its class.
+    plain = nn.Conv1d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,
+        groups=conv.groups,
+        bias=conv.bias is not None,
+        device="meta",
+    )
+    plain.weight = nn.Parameter(conv.weight.detach())
+    plain.bias = conv.bias
+    return plain
 
 
 def _keep_in(part, dtype):

@@ -16,7 +16,6 @@ import transformers
 from torch import nn
 
 from merit_modules.cpu import onednn
-from merit_modules.cpu.onednn import is_allowed
 from merit_modules.errors import InputError
 from merit_modules.lengths import (
     PackedBatch,
@@ -27,12 +26,10 @@ from merit_modules.lengths import (
 from merit_modules.ssl import front_end as ssl_front_end
 from merit_modules.ssl import plain as ssl_plain
 from merit_modules.ssl import transformer as ssl_transformer
-from merit_modules.ssl.front_end import mel_gabor_filters
+from merit_modules.ssl.front_end import start_as_filterbank
 
 SAMPLE_RATE_HZ = 16000  # of all these models
 MODEL_TYPES = ("wavlm", "hubert", "wav2vec2")
-#: Frames of a GPU's batch are a multiple of this.
-ALIGNED = 8
 
 
 class SSLLayers(NamedTuple):
@@ -129,6 +126,10 @@ class SSLEncoder(nn.Module):
         model.config.layerdrop = 0.0
         self.set_frozen(False)
 
+    def __getstate__(self):
+        # What is compiled belongs to this process.
+        return {k: v for k, v in vars(self).items() if k != "pieces"}
+
     def arrange(self, fast=True, checkpoint_layers=False):
         """Choose how to compute; the numbers stay the same.
 
@@ -140,7 +141,7 @@ class SSLEncoder(nn.Module):
             As the constructor takes it.
         """
         batch_norm = getattr(self.model.config, "conv_pos_batch_norm", False)
-        self.fast = fast and is_allowed() and not batch_norm
+        self.fast = fast and onednn.is_allowed() and not batch_norm
         if checkpoint_layers != getattr(self, "checkpoint_layers", False):
             ssl_plain.checkpoint_layers(self.model, checkpoint_layers)
         self.checkpoint_layers = checkpoint_layers
@@ -293,7 +294,10 @@ class SSLEncoder(nn.Module):
             frames = self._front_end(wavs, n_samples, is_padded)
             n_rows = frames.shape[1]
             n_frames = self._valid_frames(n_samples, wavs, n_rows)
-            more = self._rows_to_add(frames)
+            more = 0
+            on_gpu = self._is_fast and not onednn.suits(frames.device)
+            if on_gpu and self._is_exact:
+                more = ssl_transformer.rows_to_add(self.model.encoder, n_rows)
             frames = nn.functional.pad(frames, (0, 0, 0, more))
             reps = self._transformer(
                 frames, n_frames, is_padded or more > 0, packed
@@ -303,14 +307,6 @@ class SSLEncoder(nn.Module):
         elif more:
             reps = (rep[:, :n_rows] for rep in reps)
         return SSLLayers(_each(reps, recording), n_frames, n_rows)
-
-    def _rows_to_add(self, frames):
-        # PyTorch's fast attention takes a bias as it is where its rows begin at
-        # multiples of this; else it copies it in each layer.
-        biased = hasattr(self.model.encoder.layers[0].attention, "num_buckets")
-        if onednn.suits(frames.device) or not (self._is_fast and biased):
-            return 0
-        return -frames.shape[1] % ALIGNED if self._is_exact else 0
 
     def _front_end(self, wavs, n_samples, is_padded):
         conv_layers = self.model.feature_extractor.conv_layers
@@ -501,14 +497,4 @@ class RandomSSLEncoder(SSLEncoder):
             attention_span_s,
         )
         if filterbank:
-            self._start_as_filterbank()
-
-    @torch.no_grad()
-    def _start_as_filterbank(self):
-        first = self.model.feature_extractor.conv_layers[0].conv
-        n_filters, _, n_taps = first.weight.shape
-        first.weight.copy_(mel_gabor_filters(n_filters, n_taps))
-        if first.bias is not None:
-            # A norm over the channels hides how loud a frame is, unless the
-            # channels have something of their own to compare it with.
-            first.bias.copy_(torch.linspace(-1.0, 1.0, n_filters))
+            start_as_filterbank(self.model.feature_extractor.conv_layers[0])

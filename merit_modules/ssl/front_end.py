@@ -215,6 +215,33 @@ def _apply(layer, product, rows):
     return layer.activation(product(windows))
 
 
+@torch.no_grad()
+def start_as_filterbank(layer):
+    """Let a layer of random weights start as a bank of band-pass filters.
+
+    Arguments
+    ---------
+    layer : torch.nn.Module
+        The first layer of a front end.
+
+    Example
+    -------
+    >>> from merit_modules.tiny import tiny_system
+    >>> model = tiny_system().ssl_encoder.model
+    >>> first = model.feature_extractor.conv_layers[0]
+    >>> start_as_filterbank(first)
+    >>> torch.allclose(first.conv.weight[0].norm(), torch.tensor(1.0))
+    True
+    """
+    conv = layer.conv
+    n_filters, _, n_taps = conv.weight.shape
+    conv.weight.copy_(mel_gabor_filters(n_filters, n_taps))
+    if conv.bias is not None:
+        # A norm over the channels hides how loud a frame is, unless the
+        # channels have something of their own to compare it with.
+        conv.bias.copy_(torch.linspace(-1.0, 1.0, n_filters))
+
+
 LOWEST_HZ = 60.0  # just below the voice's fundamental
 
 

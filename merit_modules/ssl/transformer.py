@@ -118,6 +118,35 @@ def _context_of(encoder, frames, batch, span):
     return _Context(batch, stable, bias, own, span, mask)
 
 
+def rows_to_add(encoder, n_rows):
+    """Count the frames to add to a batch, so that a GPU's attention is fast.
+
+    It takes a bias as it is where the rows begin at multiples of eight; else
+    each layer copies it.
+
+    Arguments
+    ---------
+    encoder : torch.nn.Module
+        The transformers' encoder.
+    n_rows : int
+        Frames of the batch.
+
+    Returns
+    -------
+    int
+        0 for a model without a bias.
+
+    Example
+    -------
+    >>> from merit_modules.tiny import tiny_system
+    >>> encoder = tiny_system().ssl_encoder.model.encoder
+    >>> rows_to_add(encoder, 249), rows_to_add(encoder, 256)
+    (7, 0)
+    """
+    biased = hasattr(encoder.layers[0].attention, "rel_attn_embed")
+    return -n_rows % 8 if biased else 0
+
+
 def _positions(embed, frames, batch):
     """Convolve each utterance over time; zeros lie around it."""
     if batch.lengths is None:

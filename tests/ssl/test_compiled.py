@@ -1,6 +1,7 @@
 """Compiled parts: same results, compiled once, done without where it fails."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -13,11 +14,9 @@ from merit_modules.tiny import tiny_system
 
 
 @pytest.fixture(autouse=True)
-def as_on_a_gpu(monkeypatch):
+def from_the_start(as_on_a_gpu):
     """On a CPU nothing is compiled, so take the ways of a GPU."""
     config = torch._functorch.config
-    monkeypatch.setattr(onednn, "suits", lambda device: False)
-    monkeypatch.setattr(onednn, "_is_possible", lambda x, weight: False)
     with config.patch(
         force_non_lazy_backward_lowering=False, donated_buffer=True
     ):
@@ -85,6 +84,9 @@ def test_results_are_the_same_and_no_size_is_compiled_again(stable):
     assert_same(system, plain, *batch(1, 8000))
     assert_same(system, plain, *batch(1, 7000))
     assert counters["stats"]["unique_graphs"] == 7
+    # Another process gets what is not compiled.
+    again = pickle.loads(pickle.dumps(system.ssl_encoder))
+    assert "pieces" not in vars(again)
 
 
 def test_where_it_fails_all_goes_on_with_a_message(caplog):
