@@ -113,29 +113,28 @@ class SpectralMask(nn.Module):
 class SEHead(SpectralMask):
     """Noisy waveforms and SSL features to enhanced spectra (paper Sec. III).
 
-        The mask is that of :class:`SpectralMask`, after BSSE-SE, on a spectrum
-        that is the same alone and in a padded batch.
+    The mask is that of :class:`SpectralMask`, after BSSE-SE, on a spectrum
+    that is the same alone and in a padded batch.
 
-        Arguments
-        ---------
-        spectrum : LogSpectrum
-            The spectral domain; gives the number of bins F.
-        feature_size : int
-            Width R of the SSL-side features.
-        hidden_size : int
-            Width of the BLSTM, whose directions are added (paper: 256).
+    Arguments
+    ---------
+    spectrum : LogSpectrum
+        The spectral domain; gives the number of bins F.
+    feature_size : int
+        Width R of the SSL-side features.
+    hidden_size : int
+        Width of the BLSTM, whose directions are added (paper: 256).
 
-        Example
-        -------
-        >>> from merit_modules.cpu.onednn import working_dtype
-    from merit_modules.heads.spectral import LogSpectrum
-        >>> head = SEHead(LogSpectrum(), feature_size=6, hidden_size=8)
-        >>> features, wavs = torch.rand(2, 49, 6), torch.randn(2, 16000)
-        >>> out = head(features, wavs, torch.tensor([1.0, 0.5]))
-        >>> out.mask.shape
-        torch.Size([2, 201, 101])
-        >>> head.to_wavs(out, 16000).shape
-        torch.Size([2, 16000])
+    Example
+    -------
+    >>> from merit_modules.heads.spectral import LogSpectrum
+    >>> head = SEHead(LogSpectrum(), feature_size=6, hidden_size=8)
+    >>> features, wavs = torch.rand(2, 49, 6), torch.randn(2, 16000)
+    >>> out = head(features, wavs, torch.tensor([1.0, 0.5]))
+    >>> out.mask.shape
+    torch.Size([2, 201, 101])
+    >>> head.to_wavs(out, 16000).shape
+    torch.Size([2, 16000])
     """
 
     def __init__(self, spectrum, feature_size, hidden_size=256):
