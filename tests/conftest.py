@@ -16,6 +16,7 @@ import pytest
 import speechbrain  # noqa: F401  registers its lazy modules
 from speechbrain.utils.importutils import LazyModule
 
+from merit_modules.cpu import onednn
 from merit_modules.data.miniemo.prepare import prepare_miniemo
 from tests.helpers.yaml_files import changed
 
@@ -50,6 +51,14 @@ class GoldenFolder:
             if (folder / name).exists():
                 return folder / name
         return _missing(self.private / name)
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """Compute on a CPU what a GPU would."""
+    monkeypatch.delenv("MERIT_FAST_PATH", raising=False)
+    monkeypatch.setattr(onednn, "suits", lambda device: False)
+    monkeypatch.setattr(onednn, "_is_possible", lambda x, weight: False)
 
 
 @pytest.fixture(scope="session")

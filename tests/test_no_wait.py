@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from merit_modules.heads import PaddedBLSTM
+from merit_modules.inference.prepack import arrange_
 from merit_modules.losses import JointLoss
 from merit_modules.moe import mixture
 from merit_modules.tiny import tiny_system
@@ -63,6 +64,19 @@ def test_only_the_counts_of_the_experts_are_waited_for(monkeypatch):
     system = take_step()
     assert system.se_head.output_layer.weight.grad is not None
     assert system.ser_head.pooling.projection.weight.grad is not None
+
+
+@torch.no_grad()
+def test_an_arranged_model_waits_for_nothing_else(monkeypatch):
+    system = arrange_(tiny_system().to("meta"))
+    assert not system.mixture.layer_mix.affine
+    batch = torch.randn(2, 8000, device="meta"), torch.tensor([1.0, 0.6])
+    with pytest.raises(NO_VALUE) as caught:
+        system(*batch)
+    assert caught.traceback[-1].name == "plan_dispatch"
+    monkeypatch.setattr(mixture, "dispatch", all_to_the_first)
+    enhanced = system.enhanced_wavs(system(*batch), 8000)
+    assert enhanced.shape == (2, 8000)
 
 
 def test_the_filled_up_lstm_asks_for_nothing():

@@ -181,6 +181,55 @@ def is_available():
     )
 
 
+def suits(device):
+    """Tell whether what is arranged for CPUs is to run on a device.
+
+    A GPU wants few operations and equal shapes, a CPU little to compute.
+
+    Arguments
+    ---------
+    device : torch.device
+        Where the tensors are.
+
+    Returns
+    -------
+    bool
+        True on a CPU.
+
+    Example
+    -------
+    >>> suits(torch.device("cpu")), suits(torch.device("cuda"))
+    (True, False)
+    """
+    return device.type == "cpu"
+
+
+def working_dtype(x):
+    """Tell in which precision products with a tensor are computed.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        A tensor of floats.
+
+    Returns
+    -------
+    torch.dtype
+        That of autocast where it is on, else the tensor's own.
+
+    Example
+    -------
+    >>> with torch.autocast("cpu", torch.bfloat16):
+    ...     working_dtype(torch.ones(1))
+    torch.bfloat16
+    """
+    kind = x.device.type
+    known = torch.amp.is_autocast_available(kind)
+    if known and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return x.dtype
+
+
 def is_traced():
     """Tell whether the call is being recorded: traced, exported, compiled.
 

@@ -19,7 +19,7 @@ from merit_modules.inference.emotion import (
     make_reader,
 )
 from merit_modules.inference.engine import Engine
-from merit_modules.inference.prepack import prepack_
+from merit_modules.inference.prepack import arrange_, prepack_
 from merit_modules.inference.windows import (
     MIN_SAMPLES,
     RECORDED,
@@ -129,10 +129,11 @@ class BatchInterface(Pretrained):
             :mod:`merit_modules.cpu.int8`. A folder that was exported with
             ``--int8`` is quantised anyway.
         prepack : bool
-            Arrange the weights after loading as a CPU reads them fastest; see
-            ``inference.prepack``. The model can then neither be
-            trained nor moved nor saved. Has no effect on a GPU, in another
-            precision than fp32, or with ``freeze_params=False``.
+            Arrange the weights after loading as the device reads them fastest;
+            see ``inference.prepack``. The model can then neither be trained
+            nor moved nor saved. Has no effect with ``freeze_params=False``, or
+            on a CPU in another precision than fp32. On a GPU,
+            ``run_opts={"precision": "bf16"}`` keeps large weights in bf16.
         trust : bool
             Whether its YAML may build and call whatever it names, as
             SpeechBrain lets it; else only what ``merit export`` writes.
@@ -192,9 +193,16 @@ class BatchInterface(Pretrained):
             check_device(model.device)
             quantize_(model.mods.system)
         is_frozen = kwargs.get("freeze_params", True)
-        if prepack and is_frozen and model.precision == "fp32":
-            prepack_(model.mods.system)
+        if prepack and is_frozen:
+            model._prepare(model.mods.system)
         return model
+
+    def _prepare(self, system):
+        if self.device_type != "cpu":
+            half = {"bf16": torch.bfloat16, "fp16": torch.float16}
+            arrange_(system, half.get(self.precision))
+        elif self.precision == "fp32":
+            prepack_(system)
 
     def enhance_batch(self, wavs, wav_lens=None, lengths=None):
         """Enhance a batch.

@@ -1,7 +1,8 @@
-"""Prepare a system for inference on a CPU, once and for all."""
+"""Prepare a system for inference on a CPU or a GPU, once and for all."""
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from merit_modules.cpu import onednn
 from merit_modules.cpu.prepacked import (
@@ -14,6 +15,7 @@ from merit_modules.moe.experts import ExpertPool
 from merit_modules.moe.layer_mix import LayerNormConcat
 from merit_modules.moe.mixture import ExpertMixture
 from merit_modules.moe.routers import TopKRouter
+from merit_modules.ssl.attention import can_join, joined_weights
 from merit_modules.ssl.encoder import SSLEncoder
 
 #: Weights below this number gain nothing.
@@ -110,6 +112,95 @@ def _prepack_front_end(conv_layers):
         is_packed = isinstance(layer.conv, PrepackedConvolution)
         if not is_packed and layer.conv.weight.numel() >= MIN_WEIGHTS:
             layer.conv = PrepackedConvolution(layer.conv)
+
+
+@torch.no_grad()
+def arrange_(system, dtype=None):
+    """Arrange a system's weights, in place, for inference on a GPU.
+
+    Norms before the experts are folded into them, and what a layer's attention
+    reads is one product. The results are the same up to rounding. It cannot be
+    trained after that.
+
+    Arguments
+    ---------
+    system : torch.nn.Module
+        A system; left as it is where fast paths are not allowed.
+    dtype : torch.dtype, optional
+        Precision in which the SSL encoder and the experts keep their large
+        weights: that in which ``torch.autocast`` computes, which the system
+        must then be called in. It casts no weight any more.
+
+    Returns
+    -------
+    torch.nn.Module
+        The system.
+
+    Example
+    -------
+    >>> from merit_modules.tiny import tiny_system
+    >>> system = arrange_(tiny_system(), torch.bfloat16)
+    >>> system.mixture.experts[0][0].weight.dtype
+    torch.bfloat16
+    """
+    if not onednn.is_allowed():
+        return system
+    for part in list(system.modules()):
+        fold_norms_(part)
+        if isinstance(part, SSLEncoder):
+            _arrange_encoder(part.model)
+    if dtype is not None:
+        for part in system.modules():
+            if isinstance(part, (SSLEncoder, ExpertPool)):
+                _keep_in(part, dtype)
+    return system.requires_grad_(False)
+
+
+def _arrange_encoder(model):
+    embed = model.encoder.pos_conv_embed
+    if parametrize.is_parametrized(getattr(embed, "conv", None), "weight"):
+        embed.conv = _without_norm(embed.conv)
+    for layer in model.feature_extractor.conv_layers:
+        # The same numbers in the order in which they are read.
+        kept = layer.conv.weight.unsqueeze(2)
+        kept = kept.contiguous(memory_format=torch.channels_last)
+        layer.conv.weight.data = kept.squeeze(2)
+    for layer in model.encoder.layers:
+        part = layer.attention
+        if not can_join(part):
+            continue
+        own = None
+        if hasattr(part, "gru_rel_pos_linear"):
+            own = torch.eye(part.num_heads, device=part.q_proj.weight.device)
+        weight, bias = joined_weights(part, own)
+        part.register_buffer("joined_weight", weight, persistent=False)
+        part.register_buffer("joined_bias", bias, persistent=False)
+
+
+def _without_norm(conv):
+    # Not in place: copies of a parametrised layer share its class.
+    plain = nn.Conv1d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,
+        groups=conv.groups,
+        bias=conv.bias is not None,
+        device="meta",
+    )
+    plain.weight = nn.Parameter(conv.weight.detach())
+    plain.bias = conv.bias
+    return plain
+
+
+def _keep_in(part, dtype):
+    for module in part.modules():
+        if hasattr(module, "joined_weight"):
+            module.joined_weight = module.joined_weight.to(dtype)
+            module.joined_bias = module.joined_bias.to(dtype)
+        if isinstance(module, (nn.Linear, nn.Conv1d)):
+            module.to(dtype)
 
 
 def _can_fold_norms(part):

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from merit_modules.cpu import onednn
 from merit_modules.lengths import PackedBatch, count_valid
 
 
@@ -207,6 +208,8 @@ class LayerNormConcat(LayerNorms):
         torch.Tensor
             Features (M, L * D).
         """
+        if not onednn.suits(self.weight.device):
+            return self._rows_at_once(layer_reps, frame_index)
         normed = self.normed(layer_reps, frame_index)
         if torch.is_grad_enabled():
             return torch.cat(list(normed), dim=-1)
@@ -217,6 +220,25 @@ class LayerNormConcat(LayerNorms):
                 features = rows.new_empty(size)
             features[:, number] = rows
         return features.flatten(1)
+
+    def _rows_at_once(self, layer_reps, frame_index):
+        """Take few operations: frames are picked once, from all layers."""
+        reps = list(layer_rows(layer_reps, None, self.n_layer_reps, self.dim))
+        affine = zip(self.weight.unbind(), self.bias.unbind())
+        if self.affine:
+            size = (self.dim,)
+            reps = [
+                F.layer_norm(rep, size, *pair, self.eps)
+                for rep, pair in zip(reps, affine)
+            ]
+        features = torch.cat(reps, dim=-1)
+        del reps
+        if frame_index is not None:
+            features = features.index_select(0, frame_index)
+        if self.affine:
+            return features
+        layers = features.unflatten(-1, (-1, self.dim))
+        return F.layer_norm(layers, (self.dim,), eps=self.eps).flatten(1)
 
 
 def _use_affine(layer_mix, incompatible_keys):

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from merit_modules.cpu import onednn
 from merit_modules.lengths import PackedBatch, count_valid, valid_mask
 
 #: Frames that an expert takes at once in inference. Matrix products are no
@@ -146,14 +147,16 @@ def dispatch(features, experts, decisions, checkpoint_experts=False):
     [torch.Size([5, 4]), torch.Size([5, 4])]
     """
     plan = plan_dispatch(decisions, len(experts))
-    if not torch.is_grad_enabled():
+    # Once, not for each expert.
+    features = features.to(onednn.working_dtype(features))
+    if not torch.is_grad_enabled() and onednn.suits(features.device):
         results = _infer(features, experts, plan.rows)
     else:
         # An idle expert still runs, on no frame: its parameters then have a
         # gradient (zero) on every rank, which distributed training needs.
         results = [
             checkpoint(_serve, expert, features, rows, use_reentrant=False)
-            if checkpoint_experts
+            if checkpoint_experts and torch.is_grad_enabled()
             else _serve(expert, features, rows)
             for expert, rows in zip(experts, plan.rows)
         ]

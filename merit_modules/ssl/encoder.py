@@ -16,7 +16,6 @@ import transformers
 from torch import nn
 
 from merit_modules.cpu import onednn
-from merit_modules.cpu.onednn import is_allowed
 from merit_modules.errors import InputError
 from merit_modules.lengths import (
     PackedBatch,
@@ -27,7 +26,7 @@ from merit_modules.lengths import (
 from merit_modules.ssl import front_end as ssl_front_end
 from merit_modules.ssl import plain as ssl_plain
 from merit_modules.ssl import transformer as ssl_transformer
-from merit_modules.ssl.front_end import mel_gabor_filters
+from merit_modules.ssl.front_end import start_as_filterbank
 
 SAMPLE_RATE_HZ = 16000  # of all these models
 MODEL_TYPES = ("wavlm", "hubert", "wav2vec2")
@@ -45,7 +44,7 @@ class SSLLayers(NamedTuple):
     n_frames : torch.Tensor
         Frames per utterance (B,) that the transformer takes for real.
     n_rows : int
-        Padded number of frames T.
+        Padded number of frames T. Packed, a GPU may have added some.
     """
 
     reps: Iterator
@@ -99,6 +98,9 @@ class SSLEncoder(nn.Module):
     tensor([49., 24.])
     """
 
+    #: What of a layer is compiled; see :mod:`merit_modules.ssl.compiled`.
+    pieces = ssl_transformer.PLAIN
+
     def __init__(
         self,
         model,
@@ -124,6 +126,10 @@ class SSLEncoder(nn.Module):
         model.config.layerdrop = 0.0
         self.set_frozen(False)
 
+    def __getstate__(self):
+        # What is compiled belongs to this process.
+        return {k: v for k, v in vars(self).items() if k != "pieces"}
+
     def arrange(self, fast=True, checkpoint_layers=False):
         """Choose how to compute; the numbers stay the same.
 
@@ -135,7 +141,7 @@ class SSLEncoder(nn.Module):
             As the constructor takes it.
         """
         batch_norm = getattr(self.model.config, "conv_pos_batch_norm", False)
-        self.fast = fast and is_allowed() and not batch_norm
+        self.fast = fast and onednn.is_allowed() and not batch_norm
         if checkpoint_layers != getattr(self, "checkpoint_layers", False):
             ssl_plain.checkpoint_layers(self.model, checkpoint_layers)
         self.checkpoint_layers = checkpoint_layers
@@ -286,16 +292,33 @@ class SSLEncoder(nn.Module):
         recording = torch.is_grad_enabled() and not self.frozen
         with torch.set_grad_enabled(recording):
             frames = self._front_end(wavs, n_samples, is_padded)
-            n_frames = self._valid_frames(n_samples, wavs, frames.shape[1])
-            reps = self._transformer(frames, n_frames, is_padded, packed)
-        return SSLLayers(_each(reps, recording), n_frames, frames.shape[1])
+            n_rows = frames.shape[1]
+            n_frames = self._valid_frames(n_samples, wavs, n_rows)
+            more = 0
+            on_gpu = self._is_fast and not onednn.suits(frames.device)
+            if on_gpu and self._is_exact:
+                more = ssl_transformer.rows_to_add(self.model.encoder, n_rows)
+            frames = nn.functional.pad(frames, (0, 0, 0, more))
+            reps = self._transformer(
+                frames, n_frames, is_padded or more > 0, packed
+            )
+        if packed:
+            n_rows += more
+        elif more:
+            reps = (rep[:, :n_rows] for rep in reps)
+        return SSLLayers(_each(reps, recording), n_frames, n_rows)
 
     def _front_end(self, wavs, n_samples, is_padded):
         conv_layers = self.model.feature_extractor.conv_layers
         recording = torch.is_grad_enabled() and self.train_front_end
-        exact = is_padded and self.padding_rule == "exact"
+        exact = is_padded and self._is_exact
         with torch.set_grad_enabled(recording):
-            if self._is_fast and wavs.device.type == "cpu":
+            if self._is_fast and not onednn.suits(wavs.device):
+                exact = exact and bool((n_samples < wavs.shape[1]).any())
+                return ssl_front_end.encode_batch(
+                    conv_layers, wavs, n_samples if exact else None
+                )
+            if self._is_fast:
                 if not exact:
                     n_samples = torch.full_like(n_samples, wavs.shape[1])
                 n_frames = self.count_frames(n_samples).tolist()
@@ -308,8 +331,12 @@ class SSLEncoder(nn.Module):
                 conv_layers, wavs, n_samples if exact else None
             )
 
+    @property
+    def _is_exact(self):
+        return self.padding_rule == "exact"
+
     def _valid_frames(self, n_samples, wavs, n_rows):
-        if self.padding_rule == "exact":
+        if self._is_exact:
             return self.count_frames(n_samples)
         return released_frames(n_samples, wavs.shape[1], n_rows)
 
@@ -329,6 +356,7 @@ class SSLEncoder(nn.Module):
             batch,
             self.checkpoint_layers,
             span,
+            self.pieces,
         )
         return outputs if packed else map(batch.pad, outputs)
 
@@ -342,8 +370,8 @@ class SSLEncoder(nn.Module):
         if onednn.is_traced() and not is_padded:
             return PackedBatch.without_padding(n_rows)
         # The released code goes on with what padded frames have become.
-        wanted = not is_padded or self.padding_rule == "exact"
-        if wanted and device.type == "cpu":
+        wanted = not is_padded or self._is_exact
+        if wanted and onednn.suits(device):
             return PackedBatch.packed(n_frames, n_rows)
         return PackedBatch.masked(n_frames, n_rows, device)
 
@@ -469,14 +497,4 @@ class RandomSSLEncoder(SSLEncoder):
             attention_span_s,
         )
         if filterbank:
-            self._start_as_filterbank()
-
-    @torch.no_grad()
-    def _start_as_filterbank(self):
-        first = self.model.feature_extractor.conv_layers[0].conv
-        n_filters, _, n_taps = first.weight.shape
-        first.weight.copy_(mel_gabor_filters(n_filters, n_taps))
-        if first.bias is not None:
-            # A norm over the channels hides how loud a frame is, unless the
-            # channels have something of their own to compare it with.
-            first.bias.copy_(torch.linspace(-1.0, 1.0, n_filters))
+            start_as_filterbank(self.model.feature_extractor.conv_layers[0])

@@ -1,9 +1,10 @@
-"""The convolutional front end of an SSL model as matrix products.
+"""The convolutional front end of an SSL model on rows of frames.
 
-Frames stay rows (T, C) all the way: a strided convolution is a product of its
-windows, and a norm over channels needs no transposition. Each utterance is
-taken alone, and in blocks that fit a processor's cache, so memory does not
-grow with its length. The parameters are those of the transformers' layers.
+Frames stay rows (T, C) all the way, so a norm over channels needs no
+transposition. On a CPU a strided convolution is a product of its windows. Each
+utterance is taken alone, and in blocks that fit a processor's cache, so memory
+does not grow with its length. A GPU takes all at once. The parameters are those
+of the transformers' layers.
 """
 
 import math
@@ -81,6 +82,62 @@ def encode_waves(conv_layers, wavs, n_samples, n_frames, n_rows):
     return torch.stack(rows)
 
 
+def encode_batch(conv_layers, wavs, n_samples=None):
+    """Turn waveforms into frames on a GPU, all utterances at once.
+
+    Arguments
+    ---------
+    conv_layers : sequence of torch.nn.Module
+        The layers of the transformers' feature extractor.
+    wavs : torch.Tensor
+        Waveforms (B, N).
+    n_samples : torch.Tensor, optional
+        Samples per utterance (B,) that a norm over time is to see; all by
+        default.
+
+    Returns
+    -------
+    torch.Tensor
+        Frames (B, T, C).
+
+    Example
+    -------
+    >>> from merit_modules.tiny import tiny_system
+    >>> model = tiny_system().ssl_encoder.model
+    >>> wavs = torch.randn(2, 16000)
+    >>> layers = model.feature_extractor.conv_layers
+    >>> frames = encode_batch(layers, wavs)
+    >>> expected = model.feature_extractor(wavs).transpose(1, 2)
+    >>> torch.allclose(frames, expected, atol=1e-5)
+    True
+    """
+    rows = wavs.unsqueeze(-1)
+    for layer in conv_layers:
+        norm = _norm_of(layer)
+        if isinstance(norm, nn.GroupNorm):
+            rows = ssl_plain.apply_convolution(layer, rows.mT, n_samples).mT
+            continue
+        rows = _convolve(layer.conv, rows)
+        rows = layer.activation(rows if norm is None else norm(rows))
+    return rows
+
+
+def _convolve(conv, rows):
+    size = conv.kernel_size[0], conv.stride[0]
+    if conv.in_channels == 1:  # samples: windows are small
+        windows = rows.squeeze(-1).unfold(1, *size)
+        return nn.functional.linear(windows, conv.weight.squeeze(1), conv.bias)
+    # Channels last: it reads and writes rows.
+    kept = torch.channels_last
+    channels = nn.functional.conv2d(
+        rows.mT.unsqueeze(2).contiguous(memory_format=kept),
+        conv.weight.unsqueeze(2).contiguous(memory_format=kept),
+        conv.bias,
+        stride=(1, size[1]),
+    )
+    return channels.squeeze(2).mT
+
+
 def _geometry(conv_layers):
     """Hop and field of a final frame, in rows of each layer's input."""
     hops, fields = [1], [1]
@@ -156,6 +213,33 @@ def _apply(layer, product, rows):
     if with_gelu:
         return product(windows, gelu=True)
     return layer.activation(product(windows))
+
+
+@torch.no_grad()
+def start_as_filterbank(layer):
+    """Let a layer of random weights start as a bank of band-pass filters.
+
+    Arguments
+    ---------
+    layer : torch.nn.Module
+        The first layer of a front end.
+
+    Example
+    -------
+    >>> from merit_modules.tiny import tiny_system
+    >>> model = tiny_system().ssl_encoder.model
+    >>> first = model.feature_extractor.conv_layers[0]
+    >>> start_as_filterbank(first)
+    >>> torch.allclose(first.conv.weight[0].norm(), torch.tensor(1.0))
+    True
+    """
+    conv = layer.conv
+    n_filters, _, n_taps = conv.weight.shape
+    conv.weight.copy_(mel_gabor_filters(n_filters, n_taps))
+    if conv.bias is not None:
+        # A norm over the channels hides how loud a frame is, unless the
+        # channels have something of their own to compare it with.
+        conv.bias.copy_(torch.linspace(-1.0, 1.0, n_filters))
 
 
 LOWEST_HZ = 60.0  # just below the voice's fundamental

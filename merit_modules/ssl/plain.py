@@ -122,16 +122,34 @@ def encode_waves(conv_layers, wavs, n_samples=None):
     """
     frames = wavs.unsqueeze(1)
     for layer in conv_layers:
-        norm = getattr(layer, "layer_norm", None)
-        if n_samples is not None and isinstance(norm, nn.GroupNorm):
-            frames = layer.conv(frames)
-            stride, kernel = layer.conv.stride[0], layer.conv.kernel_size[0]
-            n_valid = ((n_samples - kernel) // stride + 1).clamp_min(1)
-            frames = _masked_instance_norm(frames, n_valid, norm)
-            frames = layer.activation(frames)
-        else:
-            frames = layer(frames)
+        frames = apply_convolution(layer, frames, n_samples)
     return frames.transpose(1, 2)
+
+
+def apply_convolution(layer, frames, n_samples=None):
+    """Run a layer of the front end.
+
+    Arguments
+    ---------
+    layer : torch.nn.Module
+        The transformers' layer.
+    frames : torch.Tensor
+        Its input (B, C, T); for one that norms over time, waveforms.
+    n_samples : torch.Tensor, optional
+        See :func:`encode_waves`.
+
+    Returns
+    -------
+    torch.Tensor
+        Its output (B, C, T).
+    """
+    norm = getattr(layer, "layer_norm", None)
+    if n_samples is None or not isinstance(norm, nn.GroupNorm):
+        return layer(frames)
+    frames = layer.conv(frames)
+    stride, kernel = layer.conv.stride[0], layer.conv.kernel_size[0]
+    n_valid = ((n_samples - kernel) // stride + 1).clamp_min(1)
+    return layer.activation(_masked_instance_norm(frames, n_valid, norm))
 
 
 def layer_outputs(encoder, frames, valid=None):

@@ -19,6 +19,7 @@ from merit_modules.data.seeding import keyed_seed
 from merit_modules.errors import InputError
 from merit_modules.losses.joint import OF_ALL
 from merit_modules.losses.shares import FRAMES
+from merit_modules.ssl.compiled import CompilesParts
 from merit_modules.training.augmentation import AlignedAugmenter
 from merit_modules.training.checkpoints import (
     KEPT,
@@ -53,7 +54,12 @@ logger = get_logger(__name__)
 
 
 class JointBrain(
-    SavesWhenAsked, TellsItsPace, StepsWithoutWaiting, TrainsAsOne, sb.Brain
+    CompilesParts,
+    SavesWhenAsked,
+    TellsItsPace,
+    StepsWithoutWaiting,
+    TrainsAsOne,
+    sb.Brain,
 ):
     """Trains and evaluates a :class:`~merit_modules.system.JointSystem`.
 

@@ -157,7 +157,7 @@ class _Check:
         about_mean = next((m for m in means if m is not None), True)
         self.clean = NoiseMixer(None, None, 0, about_mean=about_mean)
         self.settings = [*settings, about_mean]
-        self.files = self.known = self.key = None
+        self.files = self.known = self.key = self.names_key = None
 
     def of_this_run(self, path):
         """Return what an earlier start of this run found, if it still holds."""
@@ -168,16 +168,19 @@ class _Check:
         paths = {wav for split in speech.values() for _, wav in split}
         paths.update(*(mixer.audio_files() for mixer in self.mixers.values()))
         self.files = identities(sorted(paths))
-        self.key = digest_of(
-            [
-                speech,
-                list(self.files.values()),
-                self.settings,
-                [_about(mixer) for mixer in self.mixers.values()],
-            ]
-        )
-        findings = read_findings(path, ["key", "problems", "warnings", *MEANS])
-        return findings if findings and findings["key"] == self.key else None
+        mixers = [_about(mixer) for mixer in self.mixers.values()]
+        files = list(self.files.values())
+        self.key = digest_of([speech, files, self.settings, mixers])
+        # A finished run is tested where its training audio is gone, too.
+        self.names_key = digest_of([speech, self.settings, mixers])
+        keys = ["key", "names_key", "problems", "warnings", *MEANS]
+        findings = read_findings(path, keys)
+        if findings is None:
+            return None
+        holds = findings["key"] == self.key
+        if None in self.files.values():
+            holds = holds or findings["names_key"] == self.names_key
+        return findings if holds else None
 
     def mixtures(self, split):
         """Return what is known of the mixtures of a split, or mix them."""
@@ -278,6 +281,7 @@ class _Check:
         train = {key: mixtures["train"][key] for key in MEANS}
         return {
             "key": self.key,
+            "names_key": self.names_key,
             "problems": problems,
             "warnings": {**warnings, **self._shared()},
             **train,

@@ -260,24 +260,38 @@ def test_the_ssl_encoder_needs_no_operations_for_padding(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_gpu_benchmark_runs_on_a_cpu(monkeypatch, tmp_path):
+def test_the_gpu_benchmark_runs_on_a_cpu(monkeypatch, tmp_path, capsys):
     monkeypatch.syspath_prepend(ROOT / "tests" / "benchmarks")
     benchmark = importlib.import_module("gpu")
     path = tmp_path / "gpu.json"
     options = "--ssl wavlm_small --device cpu --batch 2 --inference_batch 1"
+    options += " --compile --compile_backend eager --loop_audio_s 32"
     options += f" --seconds 0.5 --repeats 1 --json {path}"
     benchmark.main(options.split())
+    assert onednn.suits(torch.device("cpu"))
     found = json.loads(path.read_text())
-    assert 0 < found["agreement"]["same_expert"] <= 1
+    for form in ("sparse", "arranged"):
+        assert found["agreement"][f"same_expert, {form}"] > 0.9
+    assert found["agreement"]["cpu_difference"] <= 1e-5
     whats = [(row["what"], row["form"]) for row in found["rows"]]
+    inference = ["baseline", "sparse", "arranged", "arranged, compiled"]
+    step = ["baseline", "sparse", "sparse, compiled"]
     assert whats == [
-        ("both", "baseline"),
-        ("both", "sparse"),
-        ("emotion", "baseline"),
-        ("emotion", "sparse"),
-        ("step", "baseline"),
-        ("step", "sparse"),
-        ("step", "released"),
+        *(("both", form) for form in [*inference, "floor"]),
+        *(("emotion", form) for form in [*inference, "floor"]),
+        *(("step", form) for form in [*step, "floor", "released"]),
+        ("train.py", "sparse"),
     ]
-    for row in found["rows"]:
+    *rows, loop = found["rows"]
+    assert loop["n_steps"] > 0 and loop["audio_s_per_s"] > 0
+    for row in rows:
         assert row["audio_s_per_s"] > 0
+        if row["form"] in (*inference, *step):
+            assert row["time_ratio"] > 0 and row["floor_ratio"] > 0
+        if "compiled" in row["form"]:
+            assert row["n_graphs"] > 0
+    counts = {k: v["operations"] for k, v in found["counts"].items()}
+    for what in ("both", "emotion"):
+        assert counts[f"{what}, arranged"] < counts[f"{what}, sparse"]
+    assert counts["step, sparse"] > counts["both, sparse"]
+    assert "arranged, compiled" in capsys.readouterr().out
