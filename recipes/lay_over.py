@@ -44,7 +44,8 @@ LOBE_FILES = (
     *(f"heads/{name}.py" for name in ("se", "ser", "spectral")),
     "losses/routing.py",
 )
-#: File to what is left out of it: from here, to there, and what comes instead.
+#: What makes CPUs and GPUs fast: file to what is left out of it. From here, to
+#: there, and what comes instead.
 CPU_PARTS = {
     "moe/experts.py": [
         ("from merit_modules.cpu import onednn\n\n\n", "class Feed", "\n"),
@@ -54,13 +55,19 @@ CPU_PARTS = {
             "\n",
         ),
     ],
+    "moe/layer_mix.py": [
+        ("from merit_modules.cpu import onednn\n", "from merit_modules", ""),
+        ("        if not onednn.suits", "        normed = self.normed", ""),
+        ("    def _rows_at_once(", "def _use_affine(", "\n\n"),
+    ],
     "moe/mixture.py": [
         ("#: Frames that an expert takes at once", "class MixtureOutput", ""),
         (
-            "    if not torch.is_grad_enabled():\n        results = _infer",
+            "    # Once, not for each expert.\n",
             "    results = torch.cat(results)\n",
             PLAIN,
         ),
+        ("from merit_modules.cpu import onednn\n", "from merit_modules", ""),
         ("def _infer(", "def _combine(", ""),
     ],
     "heads/ser.py": [(", strict=True", ")", "")],

@@ -69,7 +69,7 @@ def evaluate_run(argv):
     merit_modules.errors.InputError: nowhere: no run: there is no ...
     """
     import speechbrain as sb
-    from speechbrain.utils.distributed import ddp_init_group, run_on_main
+    from speechbrain.utils.distributed import ddp_init_group, get_rank
 
     from merit_modules.hparams import parse_overrides
     from merit_modules.training import recipe
@@ -92,6 +92,8 @@ def evaluate_run(argv):
     argv = [word for word in argv if word != "--trust"]
     if not folder.is_dir():
         raise InputError(f"{folder}: no run: there is no such folder")
+    if not get_rank():  # one process holds it for all
+        hold(folder)
     if not trust:
         check_run(folder)
     # SpeechBrain's own parser tells run options from keys of the YAML.
@@ -99,7 +101,6 @@ def evaluate_run(argv):
         [str(folder / COMPOSED), *argv[1:]]
     )
     ddp_init_group(run_opts)
-    run_on_main(hold, args=[folder])
     stated = parse_overrides(overrides)
     all_stated = {**stated_by(folder)[1], **stated}
     check_command(folder / COMPOSED, run_opts, all_stated)

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from merit_modules.cpu.onednn import working_dtype
 from merit_modules.heads.spectral import log1p_magnitude, with_noisy_phase
 from merit_modules.lengths import count_valid, valid_mask
 
@@ -221,7 +220,10 @@ PIECE = 32
 
 
 def _is_half(frames):
-    return working_dtype(frames) in (torch.float16, torch.bfloat16)
+    kind = frames.dtype
+    if torch.is_autocast_enabled(frames.device.type):
+        kind = torch.get_autocast_dtype(frames.device.type)
+    return kind in (torch.float16, torch.bfloat16)
 
 
 class PaddedBLSTM(nn.LSTM):
