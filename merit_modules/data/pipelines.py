@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from merit_modules.data.audio import read_audio
 from merit_modules.data.doubts import collected
+from merit_modules.data.gathering import gathered
 from merit_modules.errors import InputError
 
 
@@ -329,14 +330,11 @@ class _Scanned(Dataset):
 
 def _of_all_processes(items):
     """Gather what processes found in every n-th item, in the items' order."""
-    if not is_distributed_initialized():
-        return items
-    parts = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, items)
-    gathered = [None] * sum(map(len, parts))
+    parts = gathered(items)
+    in_order = [None] * sum(map(len, parts))
     for rank, part in enumerate(parts):
-        gathered[rank :: len(parts)] = part
-    return gathered
+        in_order[rank :: len(parts)] = part
+    return in_order
 
 
 def scan(dataset, num_workers=0, desc="reading audio", ids=None):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import soundfile
 
-from merit_modules.data.everyone import everyones
+from merit_modules.data.gathering import gathered
 from merit_modules.data.text import speaker_of
 from merit_modules.evaluation.metrics.scoring import summarise
 from merit_modules.evaluation.routing_log import RoutingLog
@@ -193,7 +193,7 @@ class ConditionScores:
             the others.
         """
         own = self.rows, self.recipes, self.routing, *self.scorer.collect()
-        parts = everyones(own, to_all=False)
+        parts = gathered(own, to_all=False)
         if parts is None:
             return None
         self.rows, scores, failures, self.recipes = {}, {}, [], []

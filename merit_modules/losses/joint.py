@@ -9,6 +9,7 @@ from merit_modules.losses.recognition import EmotionLoss
 from merit_modules.losses.routing import (
     BALANCE_LOSSES,
     expert_load,
+    pool_load,
     router_z,
 )
 from merit_modules.losses.shares import FRAMES
@@ -169,12 +170,12 @@ class JointLoss(nn.Module):
 
     def _routing_terms(self, routing, share):
         terms, loads = {}, {}
-        if self.routing_weights["load_balance"]:
+        if self.routing_weights["load_balance"] and share is not None:
+            loads = share.loads
+        elif self.routing_weights["load_balance"]:
             loads = {task: expert_load(d) for task, d in routing.items()}
-            loads = loads if share is None else share.loads
         if loads and self.balance_scope == "pool":
-            even = torch.stack(list(loads.values())).mean(dim=0)
-            loads = dict.fromkeys(loads, even)
+            loads = dict.fromkeys(loads, pool_load(loads.values()))
         for task, decision in routing.items():
             if self.routing_weights["load_balance"]:
                 balance = self.balance_loss(decision, loads[task])

@@ -133,13 +133,13 @@ def expert_load(decision):
     return chosen.float().mean(dim=0)
 
 
-def pool_load(decisions):
+def pool_load(loads):
     """Compute the share of all tasks' decisions that each expert received.
 
     Arguments
     ---------
-    decisions : iterable of RoutingDecision
-        One per task.
+    loads : iterable of torch.Tensor
+        Per task the shares that :func:`expert_load` gives (E,).
 
     Returns
     -------
@@ -149,14 +149,10 @@ def pool_load(decisions):
     Example
     -------
     >>> import torch
-    >>> from merit_modules.moe.routers import RoutingDecision
-    >>> def all_to(expert):
-    ...     index = torch.full((4, 1), expert)
-    ...     return RoutingDecision(None, torch.zeros(4, 2), index, None)
-    >>> pool_load([all_to(0), all_to(1)])
+    >>> pool_load([torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])])
     tensor([0.5000, 0.5000])
     """
-    return torch.stack([expert_load(d) for d in decisions]).mean(dim=0)
+    return torch.stack(list(loads)).mean(dim=0)
 
 
 #: What can keep the load even.

@@ -13,7 +13,7 @@ from speechbrain.utils.checkpoints import (
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 
-from merit_modules.data.everyone import everyones
+from merit_modules.data.gathering import gathered
 from merit_modules.data.kinds import numbered
 from merit_modules.data.seeding import keyed_seed
 from merit_modules.errors import InputError
@@ -329,7 +329,7 @@ class JointBrain(
         if stage == sb.Stage.TRAIN:
             self.train_stats = stats
             return
-        self._records = sum(everyones(self._records), [])
+        self._records = sum(gathered(self._records), [])
         if self._records:
             scores = self.target.scores(self._records)
             stats |= {name: scores[name] for name in self.target.score_names}

@@ -6,7 +6,7 @@ import speechbrain as sb
 import torch
 from speechbrain.utils.logger import get_logger
 
-from merit_modules.data.everyone import everyones
+from merit_modules.data.gathering import gathered
 from merit_modules.data.seeding import keyed_seed
 from merit_modules.errors import InputError
 
@@ -163,7 +163,7 @@ class StepsWithoutWaiting:
         loss = (loss if own is None else own).item()
         bad = not math.isfinite(loss) and (loss, self._batch_ids)
         # Without patience, others may well have a number.
-        found = everyones(bad) if self.nonfinite_patience else [bad]
+        found = gathered(bad) if self.nonfinite_patience else [bad]
         found = [one for one in found if one]
         loss = found[0][0]
         names = ", ".join(name for _, names in found for name in names)

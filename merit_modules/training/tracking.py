@@ -16,7 +16,7 @@ from speechbrain.utils.checkpoints import (
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 
-from merit_modules.data.everyone import everyones
+from merit_modules.data.gathering import gathered
 from merit_modules.evaluation.metrics.enhancement import MetricError, si_sdr_db
 from merit_modules.losses.routing import expert_load
 
@@ -113,7 +113,7 @@ class EpochTracker:
             }
             for noted in (self._sums, self._weights)
         ]
-        for one in everyones(own):
+        for one in gathered(own):
             for total, noted in zip((sums, weights), one):
                 for name, value in noted.items():
                     total[name] = total[name] + value

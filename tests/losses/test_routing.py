@@ -64,7 +64,7 @@ def test_tasks_with_experts_of_their_own_balance_the_pool(loss):
     """Each router is one-sided, both together are even."""
     one = decision_of(torch.tensor([[20.0, 0.0]] * 4))
     other = decision_of(torch.tensor([[0.0, 20.0]] * 4))
-    load = pool_load([one, other])
+    load = pool_load(map(expert_load, [one, other]))
     assert load.tolist() == [0.5, 0.5]
     even = loss(decision_of(20 * torch.eye(2)))
     for decision in (one, other):
@@ -73,7 +73,8 @@ def test_tasks_with_experts_of_their_own_balance_the_pool(loss):
     # Averaged over the tasks it is the loss of all decisions together.
     torch.manual_seed(0)
     tasks = [decision_of(torch.randn(10, 3)) for _ in TASKS]
-    mean = sum(load_balance(d, pool_load(tasks)) for d in tasks) / 2
+    load = pool_load(map(expert_load, tasks))
+    mean = sum(load_balance(d, load) for d in tasks) / 2
     together = decision_of(torch.cat([d.logits for d in tasks]))
     torch.testing.assert_close(mean, load_balance(together))
 

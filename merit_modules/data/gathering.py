@@ -3,7 +3,7 @@
 import torch.distributed as dist
 
 
-def everyones(own, to_all=True):
+def gathered(own, to_all=True):
     """Collect an object of every process.
 
     Arguments
@@ -21,7 +21,7 @@ def everyones(own, to_all=True):
 
     Example
     -------
-    >>> everyones({"n": 3})
+    >>> gathered({"n": 3})
     [{'n': 3}]
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
