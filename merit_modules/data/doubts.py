@@ -56,7 +56,9 @@ class Doubts:
         self._n += len(mono)
         self._n_zero += int((samples == 0).all(axis=1).sum())
         self._sum += float(mono.sum())
-        self._square += float(mono @ mono)
+        # Not mono @ mono: BLAS has threads of its own, which the processes of a
+        # loader would have too many of.
+        self._square += float(np.square(mono).sum())
         if samples.shape[1] > 1:
             squares = np.square(samples, dtype=np.float64).mean(axis=1)
             self._channels += float(squares.sum())

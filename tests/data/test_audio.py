@@ -1,6 +1,9 @@
 """Reading audio: conversions are right and said once, bad files are named."""
 
 import logging
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -44,6 +47,38 @@ def test_other_rates_are_converted(tmp_path, rate_hz):
     expected = torch.from_numpy(tone(16000)).float()
     # The ends differ: the filter sees silence beyond them.
     assert (wav - expected)[200:-200].abs().max() < 5e-3
+
+
+COUNT_THREADS = """
+import os, sys
+import numpy as np
+from torch.utils.data import DataLoader
+from merit_modules.data.audio import read_audio
+
+def count(what):
+    read_audio(what) if isinstance(what, str) else what @ what
+    return len(os.listdir("/proc/self/task"))
+
+things = [sys.argv[1], np.zeros(500_000)]
+loader = DataLoader(things, None, num_workers=1, collate_fn=count)
+print(*loader)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+def test_reading_in_a_loaders_process_starts_no_threads(tmp_path):
+    """A scan took three times as long where two cores had four threads."""
+    path = write(tmp_path / "a.wav", tone(44100, 10.0), 44100)
+    done = subprocess.run(
+        [sys.executable, "-c", COUNT_THREADS, path],
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    reading, blas = map(int, done.stdout.split())
+    assert reading == 1 < blas
 
 
 def test_channels_are_averaged(tmp_path):

@@ -140,6 +140,7 @@ def test_workers_do_not_change_the_result(mixed, expected, n_workers):
 @pytest.mark.slow
 def test_conditions_in_turn_and_a_bounded_backlog(monkeypatch):
     monkeypatch.setattr(scoring, "_BACKLOG", 2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
     program = sys.modules["__main__"]  # put aside for a moment
     with EnhancementScorer(RATE_HZ, 1, ["seg_snr_db"]) as scorer:
         assert scorer.collect() == ({}, [])
@@ -153,6 +154,10 @@ def test_conditions_in_turn_and_a_bounded_backlog(monkeypatch):
         # Workers stay light: none has imported PyTorch.
         code = "'torch' in __import__('sys').modules"
         assert scorer._pool.submit(eval, code).result() is False
+        # Each has one core: more threads would wait for each other.
+        code = "__import__('threadpoolctl').threadpool_info()"
+        libraries = scorer._pool.submit(eval, code).result()
+        assert {library["num_threads"] for library in libraries} == {1}
         assert sys.modules["__main__"] is program
 
 

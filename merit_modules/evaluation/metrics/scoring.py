@@ -24,6 +24,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from merit_modules.errors import InputError
 from merit_modules.evaluation.metrics.composite import composite
@@ -357,7 +358,7 @@ def _new_pool(n_workers):
         n_workers,
         # Not fork: it copies the locks of PyTorch's threads as they are.
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_leave_interrupts_to_parent,
+        initializer=_begin_worker,
     )
     with _without_main_module():
         ready = pool.submit(os.getpid)
@@ -368,8 +369,10 @@ def _new_pool(n_workers):
     return pool
 
 
-def _leave_interrupts_to_parent():
+def _begin_worker():
+    """Leave interrupts to the parent, and the other cores to its others."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threadpool_limits(1)
 
 
 @contextlib.contextmanager
