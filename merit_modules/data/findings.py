@@ -269,10 +269,10 @@ class FileFindings:
             Path to problem (str or None) and doubts (kind to sentence).
         """
         for path, said in found.items():
-            if self._files.get(path) is not None:
-                self._known[path] = (self._files[path], *said)
+            self._known[path] = (self._files.get(path), *said)
         self._read()  # what another run has found since
-        known = self._known.items()
+        # A file that is not there now may come.
+        known = [(p, said) for p, said in self._known.items() if said[0]]
         write_findings(
             self.path,
             {

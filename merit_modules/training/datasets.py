@@ -28,8 +28,9 @@ logger = get_logger(__name__)
 get_logger("speechbrain.dataio.sampler").setLevel("WARNING")
 
 #: A training set up to the first size is mixed whole for its statistics; of a
-#: larger one, as many utterances as the second says.
-MOST_MIXED, N_MIXED = 5000, 2000
+#: larger one, as many utterances as the second says. So is a clean validation
+#: set: there is nothing to list.
+MOST_MIXED, N_MIXED = 5000, 1000
 MEANS = ("mean", "std", "clean_mean")
 
 
@@ -197,7 +198,11 @@ class _Check:
             "problems": scanned.problems,
             "doubts": scanned.doubts,
             # Listed in every run's folder.
-            "recipes": [list(r) for r in scanned.recipes if split == "valid"],
+            "recipes": [
+                list(recipe)
+                for recipe in scanned.recipes
+                if split == "valid" and len(ids) == len(self.speech[split])
+            ],
         }
         run_on_main(write_findings, args=[path, found])
         usable = {recipe.utt_id for recipe in scanned.recipes}
@@ -206,7 +211,9 @@ class _Check:
 
     def _known_mixtures(self, split):
         mixer, ids = self.mixers[split], list(self.speech[split])
-        is_drawn = isinstance(mixer, NoiseMixer) and split == "train"
+        is_drawn = isinstance(mixer, NoiseMixer) and (
+            split == "train" or mixer.snr_range_db is None
+        )
         if is_drawn and len(ids) > MOST_MIXED:
             ids.sort(key=lambda utt_id: keyed_seed("statistics", utt_id))
             ids = ids[:N_MIXED]

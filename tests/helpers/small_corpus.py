@@ -38,13 +38,13 @@ class SmallCorpus:
         write(folder / "m.wav", 98)
         self.noise = {k: {"wav": str(folder / f"{k}.wav")} for k in "nm"}
 
-    def start(self, run, seed=1, manifest=None, **options):
+    def start(self, run, seed=1, manifest=None, valid_snr_db=5, **options):
         """Check the audio of a run; return what it found."""
         self.read.clear()
         speech = {split: dict(m) for split, m in self.speech.items()}
         mixers = {
             "train": NoiseMixer(self.noise, (0, 10), seed),
-            "valid": NoiseMixer(self.noise, 5, 0),
+            "valid": NoiseMixer(self.noise, valid_snr_db, 0),
             "test": NoiseMixer(None, None, 0),
         }
         folder = self.folder / run
