@@ -268,7 +268,10 @@ class FileFindings:
         found : dict
             Path to problem (str or None) and doubts (kind to sentence).
         """
-        for path, said in found.items():
+        new = {p: said for p, said in found.items() if self.of(p) is None}
+        if not new:
+            return
+        for path, said in new.items():
             self._known[path] = (self._files.get(path), *said)
         self._read()  # what another run has found since
         # A file that is not there now may come.

@@ -88,6 +88,8 @@ def trim(text):
     'a b.wav'
     """
     text = text.strip()
+    if text.isascii() and text.isprintable():
+        return text
     start, end = 0, len(text)
     while start < end and (text[start].isspace() or _is_unseen(text[start])):
         start += 1
