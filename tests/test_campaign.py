@@ -10,8 +10,6 @@ import os
 import random
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 import soundfile
@@ -21,6 +19,7 @@ from merit_modules.commands.__main__ import main
 from merit_modules.evaluation.run_folder import read_results
 from merit_modules.export import export_run
 from tests.conftest import ROOT, write_tiny_experiment
+from tests.helpers import forking
 from tests.helpers.training import last_checkpoint, run_train
 
 pytestmark = pytest.mark.slow
@@ -73,10 +72,9 @@ MERIT = (
 
 
 def watched(folder, code, words, counts, die_at=0, why="kill"):
-    command = [sys.executable, "-c", COUNTER.format(root=str(ROOT))]
-    command += [str(folder), str(die_at), str(why), str(counts), code]
-    command += [str(word) for word in words]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    program = COUNTER.format(root=str(ROOT))
+    where = [folder, die_at, why, counts, code]
+    return forking.run(["-c", program, *where, *words])
 
 
 def places(n, number):

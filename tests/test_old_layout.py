@@ -6,8 +6,6 @@ they gave for a fixed input, all made by the code of commit 50ddc11.
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 import safetensors.torch
@@ -19,6 +17,7 @@ from merit_modules.inference import SparseMERIT
 from merit_modules.pretrained import load_folder
 from merit_modules.training.experiment import load_run
 from tests.conftest import ROOT
+from tests.helpers import forking
 from tests.helpers.training import train
 
 OLD = ROOT / "tests" / "fixtures" / "before_rooms"
@@ -79,20 +78,17 @@ def test_an_old_run_is_evaluated(old_run, miniemo):
     before = json.loads((old_run / "results.json").read_text())
     args = ["--data_folder", str(miniemo), "--test_conditions"]
     run = [
-        sys.executable,
         "-m",
         "merit_modules.commands.evaluate",
         str(old_run),
         *args,
     ]
-    again = subprocess.run(
-        [*run, "[unseen_0dB]"], capture_output=True, text=True, cwd=ROOT
-    )
+    again = forking.run([*run, "[unseen_0dB]"])
     assert again.returncode == 0, again.stderr
     assert "Testing" not in again.stderr  # what was tested is kept
     (old_run / "results.json").unlink()
     (old_run / "scores.csv").unlink()
-    subprocess.run([*run, "[unseen_0dB]"], check=True, cwd=ROOT)
+    assert forking.run([*run, "[unseen_0dB]"]).returncode == 0
     after = json.loads((old_run / "results.json").read_text())
     found, expected = (r["conditions"][0] for r in (after, before))
     assert found["ser"]["n"] == expected["ser"]["n"] == 12

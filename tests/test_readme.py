@@ -36,6 +36,7 @@ SHORT = {
     "metrics": "[si_sdr_db]",
     "test_snrs_db": "[0]",
     "test_clean": False,
+    "measure_cost": False,
 }
 #: No test runs these: they change the machine, or are a test themselves.
 SET_UP = (

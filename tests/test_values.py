@@ -3,8 +3,6 @@
 import contextlib
 import re
 import shlex
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -37,7 +35,7 @@ from merit_modules.training.keys import (
     problems_of,
 )
 from tests.conftest import ROOT
-from tests.helpers import keys_page
+from tests.helpers import forking, keys_page
 from tests.helpers.experiments import EXPERIMENTS, name_of
 from tests.helpers.exported import write_run
 from tests.helpers.pages import PAGES, commands
@@ -391,9 +389,7 @@ def test_wrong_options(command, expected, places, capsys, caplog):
 )
 def test_a_command_of_its_own_says_it_in_one_line(words, tmp_path):
     words = [*words, "--output_folder", tmp_path / "run"]
-    done = subprocess.run(
-        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True
-    )
+    done = forking.run(words)
     said = done.stdout + done.stderr
     assert done.returncode == 2 and "Traceback" not in said
     assert re.search(r"error: \w+: expected .*number.*, got ", said)

@@ -518,6 +518,7 @@ def test_two_seeds_of_a_real_system(tiny_experiment, tmp_path):
         *(tiny_experiment, "--seeds", "1,2", "--parallel", "2"),
         *("--out", tmp_path / "out", "--", "--noprogressbar"),
         *("--stage_2_epochs", "0", "--metrics", "[si_sdr_db]"),
+        *("--measure_cost", "False"),
     ]
     command = [str(word) for word in command]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

@@ -1,13 +1,11 @@
 """Short trainings, in this process and as a user's command."""
 
-import subprocess
-import sys
-
 from merit_modules.hparams import format_overrides, keys_of, load_hparams
 from merit_modules.training import experiment, recipe
 from merit_modules.training.defaults import with_defaults
 from merit_modules.training.start import first_experiment, set_weights
 from tests.conftest import ROOT
+from tests.helpers import forking
 from tests.helpers.experiments import EXPERIMENTS
 
 #: The systems of MiniEmo that need no trained encoder.
@@ -100,14 +98,13 @@ recipe.main(sys.argv[1:])
 
 def run_train(path, output_folder, *overrides, kill_at=None):
     """Run train.py in a process of its own."""
-    command = [sys.executable, "train.py"]
+    words = ["train.py"]
     if kill_at is not None:
         epoch, step = kill_at
         code = KILLER.format(root=str(ROOT), epoch=epoch, step=step)
-        command = [sys.executable, "-c", code]
-    command += [str(path), "--output_folder", str(output_folder)]
-    command += ["--noprogressbar", *map(str, overrides)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        words = ["-c", code]
+    words += [path, "--output_folder", output_folder, "--noprogressbar"]
+    return forking.run([*words, *overrides])
 
 
 def last_checkpoint(output_folder):

@@ -2,14 +2,13 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import soundfile
 
 from tests.conftest import ROOT
+from tests.helpers import forking
 from tests.helpers.experiments import SYSTEMS
 from tests.helpers.pages import commands, run
 
@@ -38,18 +37,14 @@ def tree(tmp_path):
 
 def test_the_documented_command_runs(tree):
     command = [
-        *(sys.executable, "train.py", "hparams/sparse_merit.yaml"),
+        *("train.py", "hparams/sparse_merit.yaml"),
         *("--data_folder", tree / "emodb", "--noise_folder", tree / "noise"),
         *("--output_folder", tree / "run", "--noprogressbar"),
         *("--stage_1_epochs", 1, "--stage_2_epochs", 1, "--num_workers", 0),
         *("--metrics", "[si_sdr_db]", "--test_snrs_db", "[0]"),
+        *("--measure_cost", False),
     ]
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=RECIPE,
-        capture_output=True,
-        text=True,
-    )
+    done = forking.run(command, RECIPE)
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((tree / "run" / "results.json").read_text())
     assert [c["name"] for c in results["conditions"]] == ["unseen_0dB", "clean"]
@@ -67,7 +62,8 @@ def test_the_documented_study_runs(tree):
         "0 1 2": "1",
         "/corpora/EMO-DB": str(tree / "emodb"),
         "/corpora/noise": str(tree / "noise"),
-        "--stage_2_epochs 14": "--stage_2_epochs 0 --num_workers 0",
+        "--stage_2_epochs 14": "--stage_2_epochs 0 --num_workers 0 "
+        "--measure_cost False",
         "'[-5, 0, 5, 10]'": "'[0]' --num_metric_workers 0 --noprogressbar",
         "results/study": str(tree / "study"),
     }
@@ -84,12 +80,7 @@ def test_the_documented_study_runs(tree):
 
 
 def test_a_missing_placeholder_is_named(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "train.py", "hparams/sparse_merit.yaml"],
-        cwd=RECIPE,
-        capture_output=True,
-        text=True,
-    )
+    done = forking.run(["train.py", "hparams/sparse_merit.yaml"], RECIPE)
     assert done.returncode == 2
     assert "needs a value: add --data_folder VALUE" in done.stderr
     assert "Traceback" not in done.stderr

@@ -3,8 +3,6 @@
 import json
 import re
 import shlex
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,6 +10,7 @@ import torch
 from merit_modules.data.manifest import read_manifest
 from merit_modules.hparams import load_hparams
 from tests.conftest import ROOT
+from tests.helpers import forking
 from tests.helpers.iemocap import build_noise, build_release
 from tests.helpers.yaml_files import WAVLM_LARGE, changed
 
@@ -26,7 +25,7 @@ SIMPLE = r"^(?!.*protocol).*small.*--fold 1$"
 SHORT = shlex.split(
     "--stage_1_epochs 0 --stage_2_epochs 1 --num_workers 0 "
     "--num_metric_workers 0 --metrics [si_sdr_db] --test_snrs_db [0] "
-    "--n_examples 1 --noprogressbar"
+    "--n_examples 1 --noprogressbar --measure_cost False"
 )
 
 
@@ -55,8 +54,7 @@ def documented(pattern):
 
 def run(tree, words, *options):
     words = [word.replace("/corpora", str(tree)) for word in words]
-    command = [sys.executable, *words, *map(str, options)]
-    return subprocess.run(command, cwd=RECIPE, capture_output=True, text=True)
+    return forking.run([*words, *options], RECIPE)
 
 
 def load(path, tree, **overrides):

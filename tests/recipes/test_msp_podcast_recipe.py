@@ -3,8 +3,6 @@
 import json
 import re
 import shlex
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -18,6 +16,7 @@ from merit_modules.ssl.encoder import RandomSSLEncoder
 from merit_modules.tiny import TINY_SSL
 from merit_modules.training import recipe
 from tests.conftest import ROOT
+from tests.helpers import forking
 from tests.helpers.yaml_files import WAVLM_LARGE, changed
 
 RECIPE = ROOT / "recipes" / "MSP-Podcast" / "joint_se_ser"
@@ -70,19 +69,18 @@ def run(arguments, data, *extra):
         "/corpora/MSP-PODCAST-Publish-1.11": str(data),
         "/corpora/noise": str(folder / "noise"),
     }
-    return subprocess.run(
+    return forking.run(
         [
-            *(sys.executable, "train.py"),
+            "train.py",
             *(given.get(argument, argument) for argument in arguments),
-            *("--output_folder", str(folder / "run"), "--noprogressbar"),
+            *("--output_folder", folder / "run", "--noprogressbar"),
             *("--stage_1_epochs", "0", "--stage_2_epochs", "1"),
             *("--num_workers", "0", "--num_metric_workers", "0"),
             *("--metrics", "[si_sdr_db]", "--test_snrs_db", "[0]"),
+            *("--measure_cost", False),
             *extra,
         ],
-        cwd=RECIPE,
-        capture_output=True,
-        text=True,
+        RECIPE,
     )
 
 

@@ -32,6 +32,7 @@ from merit_modules.training.checkpoints import (
 )
 from merit_modules.training.seal import SEAL, read_seal
 from tests.conftest import ROOT, write_tiny_experiment
+from tests.helpers import forking
 from tests.helpers.training import last_checkpoint, run_train
 from tests.helpers.yaml_files import changed
 
@@ -142,14 +143,8 @@ def test_a_run_that_moved_is_tested_from_its_folder_alone(run, tmp_path):
     there.parent.mkdir()
     folder.rename(there)
     before = read_results(there)
-    merit = [sys.executable, "-m", "merit_modules.commands.evaluate"]
-    done = subprocess.run(
-        [*merit, str(there)],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    merit = ["-m", "merit_modules.commands.evaluate"]
+    done = forking.run([*merit, there], tmp_path)
     assert done.returncode == 0, done.stderr
     assert read_results(there)["conditions"] == before["conditions"]
 
@@ -242,15 +237,7 @@ def test_sigterm_saves_and_ends(trained, tmp_path):
     path, whole = trained
     ended = tmp_path / "ended"
     words = [str(path), "--output_folder", str(ended), "--noprogressbar"]
-    done = subprocess.run(
-        [
-            *(sys.executable, "-c", END.format(root=str(ROOT))),
-            *(*words, *map(str, SHORT)),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    done = forking.run(["-c", END.format(root=str(ROOT)), *words, *SHORT])
     assert done.returncode == 143, done.stderr
     assert "ended by SIGTERM; the same command goes on" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
