@@ -55,7 +55,7 @@ else:
 _servers = {}
 
 
-def run(words, cwd=ROOT):
+def run(words, cwd=ROOT, **env):
     """Run Python with some words, as ``python WORDS``.
 
     Arguments
@@ -64,6 +64,8 @@ def run(words, cwd=ROOT):
         A script, or ``-c`` and a program, or ``-m`` and a module; arguments.
     cwd : str or Path
         Where.
+    **env : str
+        More variables of the environment.
 
     Returns
     -------
@@ -76,7 +78,7 @@ def run(words, cwd=ROOT):
         server = _servers[os.getpid()] = _start()
     with tempfile.TemporaryDirectory() as folder:
         said = {name: Path(folder) / name for name in ("stdout", "stderr")}
-        task = {"words": words, "cwd": str(cwd), "env": dict(os.environ)}
+        task = {"words": words, "cwd": str(cwd), "env": os.environ | env}
         for name, path in said.items():
             path.touch()
             task[name] = str(path)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 from tests.conftest import ROOT
+from tests.helpers import forking
 
 #: A page that a stranger reads, by its path in the repository.
 PAGES = {
@@ -44,11 +45,18 @@ def commands(page):
 
 
 def run(command, folder):
-    """Run a printed command in a folder."""
+    """Run a printed command in a folder; without a shell if none is needed."""
+    env = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    if not re.search(r"[|&;<>$`()*?~\n]", command.strip()):
+        program, *words = shlex.split(command)
+        if program == "merit":
+            words = ["-m", "merit_modules.commands", *words]
+        if program in ("merit", "python"):
+            return forking.run(words, folder, **env)
     return subprocess.run(
         ["bash", "-c", SHELL + command],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **env},
         capture_output=True,
         text=True,
     )
