@@ -28,8 +28,7 @@ logger = get_logger(__name__)
 get_logger("speechbrain.dataio.sampler").setLevel("WARNING")
 
 #: A training set up to the first size is mixed whole for its statistics; of a
-#: larger one, as many utterances as the second says. So is a clean validation
-#: set: there is nothing to list.
+#: larger one, as many utterances as the second says.
 MOST_MIXED, N_MIXED = 5000, 1000
 MEANS = ("mean", "std", "clean_mean")
 
@@ -115,7 +114,7 @@ def check_audio(
         found = {
             split: check.mixtures(split)
             for split in ("train", "valid")
-            if split in speech
+            if split in speech and not (split == "valid" and check.is_clean())
         }
         for split in speech:
             check.read_rest(split)
@@ -183,6 +182,11 @@ class _Check:
             holds = holds or findings["names_key"] == self.names_key
         return findings if holds else None
 
+    def is_clean(self):
+        """Whether nothing is mixed into the validation set."""
+        mixer = self.mixers["valid"]
+        return isinstance(mixer, NoiseMixer) and mixer.snr_range_db is None
+
     def mixtures(self, split):
         """Return what is known of the mixtures of a split, or mix them."""
         path, ids, found = run_on_main(self._known_mixtures, args=[split])
@@ -198,11 +202,7 @@ class _Check:
             "problems": scanned.problems,
             "doubts": scanned.doubts,
             # Listed in every run's folder.
-            "recipes": [
-                list(recipe)
-                for recipe in scanned.recipes
-                if split == "valid" and len(ids) == len(self.speech[split])
-            ],
+            "recipes": [list(r) for r in scanned.recipes if split == "valid"],
         }
         run_on_main(write_findings, args=[path, found])
         usable = {recipe.utt_id for recipe in scanned.recipes}
@@ -211,9 +211,7 @@ class _Check:
 
     def _known_mixtures(self, split):
         mixer, ids = self.mixers[split], list(self.speech[split])
-        is_drawn = isinstance(mixer, NoiseMixer) and (
-            split == "train" or mixer.snr_range_db is None
-        )
+        is_drawn = isinstance(mixer, NoiseMixer) and split == "train"
         if is_drawn and len(ids) > MOST_MIXED:
             ids.sort(key=lambda utt_id: keyed_seed("statistics", utt_id))
             ids = ids[:N_MIXED]

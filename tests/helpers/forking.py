@@ -6,6 +6,7 @@ the environment decides on at import; such commands are started as usual.
 """
 
 import atexit
+import functools
 import json
 import os
 import subprocess
@@ -52,7 +53,6 @@ else:
     sys.path[0] = os.path.dirname(os.path.abspath(option))
     runpy.run_path(option, run_name="__main__")
 """
-_servers = {}
 
 
 def run(words, cwd=ROOT, **env):
@@ -73,9 +73,7 @@ def run(words, cwd=ROOT, **env):
         With what it has said, as text.
     """
     words = [str(word) for word in words]
-    server = _servers.get(os.getpid())
-    if server is None or server.poll() is not None:
-        server = _servers[os.getpid()] = _start()
+    server = _server()
     with tempfile.TemporaryDirectory() as folder:
         said = {name: Path(folder) / name for name in ("stdout", "stderr")}
         task = {"words": words, "cwd": str(cwd), "env": os.environ | env}
@@ -88,7 +86,8 @@ def run(words, cwd=ROOT, **env):
     return subprocess.CompletedProcess(words, code, **texts)
 
 
-def _start():
+@functools.cache
+def _server():
     server = subprocess.Popen(
         [sys.executable, "-c", SERVER],
         cwd=ROOT,
