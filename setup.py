@@ -11,5 +11,6 @@ setup(
     package_data={
         SHIPPED: ["**/*.yaml"],
         "merit_modules.report": ["page.html.j2"],
+        "merit_modules.ssl": ["mini/*"],
     },
 )

@@ -171,7 +171,7 @@ _ROOMS = {
     ),
     "ssl": (
         "filterbank=front_end ssl_attention=attention "
-        "ssl_encoder=encoder ssl_front_end=front_end ssl_plain=plain "
+        "ssl_encoder=sources ssl_front_end=front_end ssl_plain=plain "
         "ssl_transformer=transformer"
     ),
     "training": (

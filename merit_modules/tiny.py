@@ -7,7 +7,7 @@ from merit_modules.moe.experts import ExpertPool
 from merit_modules.moe.layer_mix import LayerNormConcat
 from merit_modules.moe.mixture import ExpertMixture
 from merit_modules.moe.routers import TopKRouter
-from merit_modules.ssl.encoder import RandomSSLEncoder
+from merit_modules.ssl.sources import RandomSSLEncoder
 from merit_modules.system import JointSystem, WaveformNormalizer
 
 #: The smallest SSL configuration that has every kind of layer.

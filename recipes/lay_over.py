@@ -108,7 +108,7 @@ def flags_of(text):
     if re.search(r"^ser_target: attributes", text, re.M):
         flags += " --ser_target=emotion --checkpoint_score=ser_ce"
         flags += " --ser_outputs=[anger,happiness,neutrality,sadness]"
-    if re.search(r"^ssl_source:", text, re.M):
+    if re.search(r"^ssl_source: (?!mini\b)", text, re.M):
         flags += f" {SMALL_ENCODER}"
     return flags
 

@@ -126,7 +126,7 @@ def test_all_broken_audio_is_listed_before_training(broken_corpus):
 
 def test_broken_audio_can_be_left_out(broken_corpus):
     _, hparams, names, _ = broken_corpus
-    n_before = 32
+    n_before = 48
     hparams["skip_broken_audio"] = True
     data = recipe.dataio_prepare(hparams)
     assert len(data.train) == n_before - 2

@@ -9,7 +9,7 @@ from hyperpyyaml import load_hyperpyyaml
 
 from merit_modules.errors import InputError
 from merit_modules.hparams import load_hparams, parse_overrides
-from merit_modules.ssl.encoder import PretrainedSSLEncoder, RandomSSLEncoder
+from merit_modules.ssl.sources import PretrainedSSLEncoder, RandomSSLEncoder
 from merit_modules.tiny import TINY_SSL
 from tests.conftest import ROOT
 from tests.helpers import copies
@@ -142,11 +142,14 @@ def test_a_difference_is_found_and_mended(tmp_path, monkeypatch):
     assert copies.fix(source) == []
 
 
-def test_a_key_of_another_file_is_named_with_its_files():
+def test_a_key_of_another_file_is_named_with_its_files(tmp_path):
     path = ROOT / "hparams" / "sparse_merit.yaml"
+    other = tmp_path / "other.yaml"
+    other.write_text(path.read_text() + "whisper_layers: 3\n")
+    (tmp_path / path.name).write_text(path.read_text())
     with pytest.raises(InputError) as caught:
-        load_hparams(path, {"ssl_source": "microsoft/wavlm-base"})
-    assert "these files have it: sparse_merit_base.yaml" in str(caught.value)
+        load_hparams(tmp_path / path.name, {"whisper_layers": 2})
+    assert "these files have it: other.yaml" in str(caught.value)
     with pytest.raises(InputError, match="did you mean 'n_experts'"):
         load_hparams(path, {"n_expert": 3})
 

@@ -121,7 +121,7 @@ from merit_modules.heads import AttentiveStatsPooling, LogSpectrum
 from merit_modules.heads import SEHead, SERHead
 from merit_modules.moe import ExpertMixture, ExpertPool, LayerNormConcat
 from merit_modules.moe import TopKRouter
-from merit_modules.ssl import RandomSSLEncoder
+from merit_modules.ssl import SSLEncoder
 from merit_modules.system import JointSystem, WaveformNormalizer
 import sys
 print(*sorted(

@@ -55,6 +55,7 @@ RUN_BY = [
     ),
     ("docs/your_own*", "python .*", "recipes/test_manifest_recipe.py::one_ep"),
     ("docs/your_own*", "merit .*", "recipes/test_manifest_recipe.py::seeds"),
+    ("recipes/Mini*", "python .*", "recipes/test_pretraining_recipe.py::the_d"),
     ("recipes/EMODB/*", "python .*", "recipes/test_emodb_recipe.py::the_doc"),
     ("recipes/EMODB/*", "systems=.*", "recipes/test_emodb_recipe.py::the_doc"),
     ("recipes/IEM*", "python .*", "recipes/test_iemocap_recipe.py::the_doc"),
@@ -72,6 +73,7 @@ RUN_BY = [
     ("*", r"ffmpeg .* \| merit enhance .*", "test_readme.py::a_pipe"),
     ("*", "merit convert .*", "test_readme.py::a_release"),
     ("*", "merit mix .*", "test_readme.py::mixing_to_disk"),
+    ("CONTRIBUTING.md", "python docs/.*", "test_first_look.py::the_command"),
     ("docs/contr*", "python .*", "recipes/test_lay_over.py::the_recipes_are"),
 ]
 PRINTED = [(page, command) for page in PAGES for command in commands(page)]

@@ -284,10 +284,9 @@ def test_a_wrong_file_is_named(name, tmp_path):
 @pytest.mark.parametrize(
     "value, words",
     [
-        ("{config: {hidden_size: 0}}", "sparse_merit.yaml: "),
-        ("{config: {hidden_size: wide}}", "sparse_merit.yaml: "),
-        ("{config: {conv_kernel: []}}", "sparse_merit.yaml: "),
-        ("{model_type: bert}", "'bert'"),
+        ("{source: 3}", "SSL source 3: "),
+        ("{source: no/such/folder}", "'no/such/folder'"),
+        ("{padding_rule: none}", "'none'"),
         ("{fast: {}, more: 1}", "more"),
     ],
 )

@@ -233,7 +233,8 @@ def ssl_start(run):
         if hparams[key] and brought:
             name = Path(str(hparams[key])).stem
             return f"started from those of another model ({name})", False
-    if tag.endswith(".RandomSSLEncoder"):
+    is_pretrained = run.described.get("ssl_pretrained", True)
+    if tag.endswith(".RandomSSLEncoder") or not is_pretrained:
         return "trained from random weights", True
     # The name on the hub, or that of a folder without its place.
     name = str(run.described.get("ssl_source", "its source is not stated"))

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from torch import nn
 
-from merit_modules.ssl.encoder import RandomSSLEncoder, SSLEncoder
+from merit_modules.ssl.encoder import SSLEncoder
+from merit_modules.ssl.sources import RandomSSLEncoder
 
 # Of a transformers configuration: what describes the file it came from, and
 # what follows from other entries.

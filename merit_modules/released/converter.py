@@ -26,7 +26,7 @@ from merit_modules.released.wavlm import (
     restore_wavlm,
     wavlm_config,
 )
-from merit_modules.ssl.encoder import RandomSSLEncoder
+from merit_modules.ssl.sources import RandomSSLEncoder
 from merit_modules.system import JointSystem, WaveformNormalizer
 
 #: Emotions in the order of the released classifier.

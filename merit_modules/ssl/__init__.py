@@ -5,6 +5,7 @@ from merit_modules.names import exports
 __getattr__, __all__ = exports(
     __name__,
     {
-        "encoder": "PretrainedSSLEncoder RandomSSLEncoder SSLEncoder SSLLayers",
+        "encoder": "SSLEncoder SSLLayers",
+        "sources": "PretrainedSSLEncoder RandomSSLEncoder",
     },
 )

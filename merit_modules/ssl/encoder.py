@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-import transformers
 from torch import nn
 
 from merit_modules.cpu import onednn
@@ -26,7 +25,6 @@ from merit_modules.lengths import (
 from merit_modules.ssl import front_end as ssl_front_end
 from merit_modules.ssl import plain as ssl_plain
 from merit_modules.ssl import transformer as ssl_transformer
-from merit_modules.ssl.front_end import start_as_filterbank
 
 SAMPLE_RATE_HZ = 16000  # of all these models
 MODEL_TYPES = ("wavlm", "hubert", "wav2vec2")
@@ -90,6 +88,7 @@ class SSLEncoder(nn.Module):
 
     Example
     -------
+    >>> from merit_modules.ssl import RandomSSLEncoder
     >>> from merit_modules.tiny import TINY_SSL
     >>> encoder = RandomSSLEncoder("wavlm", TINY_SSL)
     >>> encoder(torch.randn(2, 16000), torch.tensor([1.0, 0.5])).shape
@@ -253,7 +252,7 @@ class SSLEncoder(nn.Module):
         """
         return torch.stack(tuple(self.layers(wavs, lengths).reps))
 
-    def layers(self, wavs, lengths=None, packed=False):
+    def layers(self, wavs, lengths=None, packed=False, masked=None):
         """Encode, and hand out each representation as it is there.
 
         Who needs one at a time need not keep all. The fast path computes a
@@ -267,6 +266,9 @@ class SSLEncoder(nn.Module):
             Relative lengths (B,); all 1 by default.
         packed : bool
             Hand out valid frames alone, (M, D), where only they are computed.
+        masked : torch.Tensor, optional
+            Mask (B, T) of frames that the transformer is not to see, as in
+            pretraining; bool.
 
         Returns
         -------
@@ -275,6 +277,7 @@ class SSLEncoder(nn.Module):
 
         Example
         -------
+        >>> from merit_modules.ssl import RandomSSLEncoder
         >>> from merit_modules.tiny import TINY_SSL
         >>> encoder = RandomSSLEncoder("wavlm", TINY_SSL)
         >>> layers = encoder.layers(torch.randn(2, 16000))
@@ -299,8 +302,10 @@ class SSLEncoder(nn.Module):
             if on_gpu and self._is_exact:
                 more = ssl_transformer.rows_to_add(self.model.encoder, n_rows)
             frames = nn.functional.pad(frames, (0, 0, 0, more))
+            if masked is not None:
+                masked = nn.functional.pad(masked, (0, more)).unsqueeze(-1)
             reps = self._transformer(
-                frames, n_frames, is_padded or more > 0, packed
+                frames, n_frames, is_padded or more > 0, packed, masked
             )
         if packed:
             n_rows += more
@@ -340,19 +345,21 @@ class SSLEncoder(nn.Module):
             return self.count_frames(n_samples)
         return released_frames(n_samples, wavs.shape[1], n_rows)
 
-    def _transformer(self, frames, n_frames, is_padded, packed):
+    def _transformer(self, frames, n_frames, is_padded, packed, masked):
         encoder, n_rows = self.model.encoder, frames.shape[1]
         span = self._span
         # The plain path knows of no span.
         if not self.fast and (span is None or n_rows <= span + 1):
             batch = PackedBatch.masked(n_frames, n_rows, frames.device)
             return ssl_plain.layer_outputs(
-                encoder, self._project(frames), batch.valid
+                encoder, self._project(frames, masked), batch.valid
             )
         batch = self._pack(n_frames, n_rows, is_padded, frames.device)
+        if masked is not None:
+            masked = batch.pack(masked)
         outputs = ssl_transformer.layer_outputs(
             encoder,
-            self._project(batch.pack(frames)),
+            self._project(batch.pack(frames), masked),
             batch,
             self.checkpoint_layers,
             span,
@@ -375,10 +382,15 @@ class SSLEncoder(nn.Module):
             return PackedBatch.packed(n_frames, n_rows)
         return PackedBatch.masked(n_frames, n_rows, device)
 
-    def _project(self, frames):
+    def _project(self, frames, masked=None):
         projected = self.model.feature_projection(frames)
         # WavLM's and wav2vec 2.0's also return their normed input.
-        return projected[0] if isinstance(projected, tuple) else projected
+        if isinstance(projected, tuple):
+            projected = projected[0]
+        if masked is None:
+            return projected
+        stand_in = self.model.masked_spec_embed.to(projected.dtype)
+        return torch.where(masked, stand_in, projected)
 
     @property
     def _is_fast(self):
@@ -395,106 +407,3 @@ def _each(reps, recording):
         if rep is None:
             return
         yield rep
-
-
-class PretrainedSSLEncoder(SSLEncoder):
-    """An SSL encoder with the weights of a hub name or a local folder.
-
-    Arguments
-    ---------
-    source : str
-        Hub name (``microsoft/wavlm-large``) or folder in transformers' form.
-    save_path : str, optional
-        Folder for downloads; transformers' own cache by default.
-    **options : dict
-        As :class:`SSLEncoder` takes them.
-
-    Raises
-    ------
-    InputError
-        If the source cannot be loaded, or a tensor is missing or another
-        model's.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> from merit_modules.tiny import TINY_SSL
-    >>> encoder = RandomSSLEncoder("wavlm", TINY_SSL)
-    >>> encoder.model.save_pretrained(folder)
-    >>> PretrainedSSLEncoder(str(folder)).n_layer_reps
-    3
-    """
-
-    def __init__(self, source, save_path=None, **options):
-        model = ssl_plain.load_model(source, save_path)
-        super().__init__(model, **options)
-
-
-class RandomSSLEncoder(SSLEncoder):
-    """An SSL encoder with random weights, from a configuration.
-
-    Arguments
-    ---------
-    model_type : str
-        ``wavlm``, ``hubert`` or ``wav2vec2``.
-    config : dict
-        Keys of the transformers configuration of that type.
-    train_front_end : bool
-        See :class:`SSLEncoder`.
-    filterbank : bool
-        Let the first convolution start as a bank of band-pass filters instead
-        of noise: with little data, what it would have to learn first.
-    padding_rule : str
-        See :class:`SSLEncoder`.
-    fast : bool
-        See :class:`SSLEncoder`.
-    checkpoint_layers : bool
-        See :class:`SSLEncoder`.
-    attention_span_s : float, optional
-        See :class:`SSLEncoder`.
-
-    Raises
-    ------
-    InputError
-        If the type or a key is unknown.
-
-    Example
-    -------
-    >>> from merit_modules.tiny import TINY_SSL
-    >>> RandomSSLEncoder("hubert", TINY_SSL).dim
-    16
-    """
-
-    def __init__(
-        self,
-        model_type,
-        config,
-        train_front_end=True,
-        filterbank=False,
-        padding_rule="exact",
-        fast=True,
-        checkpoint_layers=False,
-        attention_span_s=None,
-    ):
-        if model_type not in MODEL_TYPES:
-            raise InputError(
-                f"SSL model_type: expected one of {', '.join(MODEL_TYPES)}, "
-                f"got {model_type!r}"
-            )
-        known = transformers.AutoConfig.for_model(model_type).to_dict()
-        unknown = sorted(set(config) - set(known))
-        if unknown:
-            raise InputError(
-                f"SSL config: unknown for {model_type}: {', '.join(unknown)}"
-            )
-        config = transformers.AutoConfig.for_model(model_type, **config)
-        super().__init__(
-            transformers.AutoModel.from_config(config),
-            train_front_end,
-            padding_rule,
-            fast,
-            checkpoint_layers,
-            attention_span_s,
-        )
-        if filterbank:
-            start_as_filterbank(self.model.feature_extractor.conv_layers[0])

@@ -9,6 +9,8 @@ tested against this.
 import pickle
 import re
 import warnings
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import safetensors
 import torch
@@ -25,6 +27,8 @@ warnings.filterwarnings(
 )
 
 
+#: What comes with this package, name to folder.
+SHIPPED = {"mini": str(Path(__file__).with_name("mini"))}
 #: What a model may lack: the stand-in for frames that pre-training masked.
 NOT_NEEDED = ("masked_spec_embed",)
 #: What a file must not hold beside a model's own: the same parts of another
@@ -40,7 +44,7 @@ def load_model(source, save_path=None):
     Arguments
     ---------
     source : str
-        Hub name, or folder in transformers' form.
+        ``mini``, hub name, or folder in transformers' form.
     save_path : str, optional
         Folder for downloads; transformers' own cache by default.
 
@@ -55,10 +59,12 @@ def load_model(source, save_path=None):
         If the source cannot be read, or naming the tensors that are missing,
         of another shape, or of another model.
     """
+    place = SHIPPED.get(source, source)
     try:
-        model, found = transformers.AutoModel.from_pretrained(
-            source, cache_dir=save_path, output_loading_info=True
-        )
+        with _no_bar() if Path(str(place)).is_dir() else nullcontext():
+            model, found = transformers.AutoModel.from_pretrained(
+                place, cache_dir=save_path, output_loading_info=True
+            )
     except (safetensors.SafetensorError, pickle.UnpicklingError) as error:
         raise InputError(
             f"SSL source {source!r}: its weights cannot be read ({error}): a "
@@ -66,11 +72,7 @@ def load_model(source, save_path=None):
             "pull)?"
         ) from error
     except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(
-            f"SSL source {source!r}: expected the name of a model on the "
-            "hub or a folder with config.json and weights; transformers "
-            f"says: {error}"
-        ) from error
+        raise _not_found(source, error) from error
     problems = {
         "missing": set(found["missing_keys"]) - set(NOT_NEEDED),
         "of another model": {
@@ -92,6 +94,37 @@ def load_model(source, save_path=None):
             f"{model.config.model_type} of its config.json; {'; '.join(told)}"
         )
     return model.float()
+
+
+@contextmanager
+def _no_bar():
+    """Leave out the bar of what takes no time: there is nothing to download."""
+    bars = transformers.utils.logging
+    was_on = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            bars.enable_progress_bar()
+
+
+def load_config(source, save_path=None):
+    """Load what a model is built from; see :func:`load_model`."""
+    try:
+        return transformers.AutoConfig.from_pretrained(
+            SHIPPED.get(source, source), cache_dir=save_path
+        )
+    except (OSError, ValueError) as error:
+        raise _not_found(source, error) from error
+
+
+def _not_found(source, error):
+    return InputError(
+        f"SSL source {source!r}: expected {', '.join(SHIPPED)}, the name of a "
+        "model on the hub or a folder with config.json and weights; "
+        f"transformers says: {error}"
+    )
 
 
 def encode_waves(conv_layers, wavs, n_samples=None):

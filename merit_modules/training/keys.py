@@ -139,14 +139,14 @@ SECTIONS = {
         ),
     },
     "SSL encoder": {
-        "ssl_source": (TEXT, "folder or name on the hub of a trained one"),
+        "ssl_source": (TEXT, "mini, or folder or name on the hub"),
+        "ssl_pretrained": (FLAG, "False: random weights of its sizes"),
         "padding_rule": (
             one_of("exact", "released"),
             "released: results depend on the batch",
         ),
         "fast_path": (FLAG, "False: as transformers computes"),
         "ssl_checkpointing": (FLAG, "less memory, more time"),
-        "front_end_norm": (one_of("group", "layer"), "norm of the front end"),
         "ssl_encoder": (_PART, "the encoder"),
     },
     "Mixture": {

@@ -15,7 +15,7 @@ from merit_modules.data.manifest import files_of, read_manifest
 from merit_modules.data.state import digest_of, read_state, write_state
 from merit_modules.errors import InputError
 from merit_modules.pretrained.description import describe, to_yaml
-from merit_modules.ssl.encoder import PretrainedSSLEncoder
+from merit_modules.ssl.sources import PretrainedSSLEncoder
 
 SEAL = "seal.json"
 #: Paths that a test needs, wherever it is started.

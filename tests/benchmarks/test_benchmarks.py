@@ -16,7 +16,7 @@ from merit_modules.moe.experts import ExpertPool
 from merit_modules.moe.layer_mix import LayerNormConcat
 from merit_modules.moe.mixture import ExpertMixture
 from merit_modules.moe.routers import TopKRouter
-from merit_modules.ssl.encoder import RandomSSLEncoder
+from merit_modules.ssl.sources import RandomSSLEncoder
 from merit_modules.tiny import TINY_SSL, tiny_system
 from tests.conftest import ROOT
 from tests.helpers.experiments import SYSTEMS

@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from merit_modules.cpu import onednn
 from merit_modules.moe.experts import FeedForwardExpert
-from merit_modules.ssl.encoder import RandomSSLEncoder
+from merit_modules.ssl.sources import RandomSSLEncoder
 from merit_modules.tiny import TINY_SSL
 from tests.helpers.encoding import encode
 

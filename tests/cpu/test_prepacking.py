@@ -23,7 +23,7 @@ from merit_modules.export.onnx.graph import graph_of
 from merit_modules.inference import SparseMERIT
 from merit_modules.inference.prepack import can_prepack, prepack_
 from merit_modules.pretrained import save_folder
-from merit_modules.ssl.encoder import RandomSSLEncoder
+from merit_modules.ssl.sources import RandomSSLEncoder
 from merit_modules.tiny import TINY_SSL, tiny_system
 
 pytestmark = pytest.mark.skipif(

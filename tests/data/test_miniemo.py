@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from merit_modules.data.manifest import read_manifest
-from merit_modules.data.miniemo import noise, prepare
+from merit_modules.data.miniemo import noise, noise_unseen, prepare
 from merit_modules.data.miniemo.espeak import Espeak
 from merit_modules.data.miniemo.prepare import plan_corpus, prepare_miniemo
 from merit_modules.data.miniemo.speech import (
@@ -156,22 +156,26 @@ def test_splits_are_speaker_disjoint_and_balanced(corpus):
         per_class = Counter((e["spk_id"], e["emo"]) for e in entries)
         assert set(per_class.values()) == {1}
         assert {emo for _, emo in per_class} == set(EMOTIONS)
-    assert [len(speakers[split]) for split in SPLITS] == [8, 2, 3]
+    assert [len(speakers[split]) for split in SPLITS] == [24, 2, 3]
     assert EMOTIONS == ("angry", "sad", "happy", "neutral")
     # One variant in two accents would be one speaker in two splits.
     variants = [voice.split("+")[1] for s in SPLITS for voice in VOICES[s]]
     variants += [voice.split("+")[1] for voice in BABBLE_VOICES]
-    assert len(variants) == len(set(variants)) >= 13 + 6
+    assert len(variants) == len(set(variants)) >= 29 + 6
 
 
 def test_a_voice_says_the_same_sentences_in_every_emotion():
     spoken = {}
-    for utterance in plan_utterances("train", n_sentences=5):
+    said = plan_utterances("train", n_sentences=5)
+    for utterance in said:
         key = (utterance.voice, utterance.emotion)
         spoken.setdefault(key, set()).add(utterance.text)
     for voice in VOICES["train"]:
         assert len({frozenset(spoken[voice, emo]) for emo in EMOTIONS}) == 1
         assert len(spoken[voice, "sad"]) == 5
+        assert len({u.tract for u in said if u.voice == voice}) == 1
+    assert len({u.tract for u in said}) == len(VOICES["train"])
+    assert {u.tract for u in plan_utterances("test", n_sentences=5)} == {1.0}
     assert not set(SENTENCES) & set(BABBLE_SENTENCES)
     assert len(set(SENTENCES)) == len(SENTENCES) >= 20
 
@@ -185,23 +189,29 @@ def test_seen_and_unseen_noise_types_are_as_designed(corpus):
         files += [entry["wav"] for entry in entries]
         assert all(4 <= entry["duration"] <= 8 for entry in entries)
     for name in NOISES[:3]:
-        assert types[name] == {"white", "pink", "hum", "modulated"}
-    assert types["noise_test_unseen"] == {"babble", "impulses"}
+        assert types[name] == set(noise.SEEN_TYPES)
+    assert types["noise_test_unseen"] == {
+        "babble",
+        "impulses",
+        "engine",
+        "rain",
+    }
+    assert not types["noise_test_unseen"] & set(noise.SEEN_TYPES)
     contents = {Path(file).read_bytes() for file in files}
-    assert len(contents) == len(files) == 14
+    assert len(contents) == len(files) == 28
 
 
 @pytest.mark.slow
-def test_full_corpus_lasts_about_ten_minutes(corpus):
+def test_full_corpus_lasts_about_twenty_minutes(corpus):
     n_utterances = Counter(item.manifest for item in plan_corpus(5, seed=0))
-    assert [n_utterances[split] for split in SPLITS] == [160, 40, 60]
+    assert [n_utterances[split] for split in SPLITS] == [480, 40, 60]
     seconds = {}
     for split in SPLITS:
         entries = _entries(corpus, split).values()
         mean_s = np.mean([entry["duration"] for entry in entries])
         seconds[split] = mean_s * n_utterances[split]
     assert 110 < seconds["test"] < 150 and 60 < seconds["valid"] < 100
-    assert 500 < sum(seconds.values()) < 640
+    assert 1100 < sum(seconds.values()) < 1400
 
 
 # -------------------------------------------------------------------- audible
@@ -283,13 +293,13 @@ def test_level_is_met_or_the_peak_is(level_db, seed):
 
 @settings(deadline=None, max_examples=15)
 @given(
-    st.sampled_from([*noise.SEEN_TYPES, "impulses"]),
+    st.sampled_from([*noise.SEEN_TYPES, "impulses", "engine", "rain"]),
     st.integers(1600, 20000),
     st.sampled_from([8000, 16000]),
     st.integers(0, 2**32 - 1),
 )
 def test_noise_has_its_length_and_never_clips(kind, n_samples, rate_hz, seed):
-    make = {**noise.SEEN_TYPES, **noise.UNSEEN_TYPES}[kind]
+    make = {**noise.SEEN_TYPES, **noise_unseen.UNSEEN_TYPES}[kind]
     first, second = (
         make(n_samples, rate_hz, np.random.default_rng(seed)) for _ in "ab"
     )
@@ -344,7 +354,7 @@ def _frame_levels_db(waveform, frame_s=0.05):
 def test_modulated_noise_swells_and_impulses_stand_out(seed):
     white, modulated, impulses = (
         make(6 * RATE_HZ, RATE_HZ, np.random.default_rng(seed))
-        for make in (noise.white, noise.modulated, noise.impulses)
+        for make in (noise.white, noise.modulated, noise_unseen.impulses)
     )
     swing_db = np.std(_frame_levels_db(modulated))
     assert swing_db > 8 * np.std(_frame_levels_db(white))
@@ -353,13 +363,39 @@ def test_modulated_noise_swells_and_impulses_stand_out(seed):
 
 
 def test_babble_sounds_like_many_voices():
-    babble = noise.babble(4 * RATE_HZ, RATE_HZ, np.random.default_rng(0))
+    babble = noise_unseen.babble(4 * RATE_HZ, RATE_HZ, np.random.default_rng(0))
     octaves_db = _octave_levels_db(babble)
     assert octaves_db[2] > octaves_db[5] + 10
     # One voice pauses between words; six together never do.
-    one = noise.babble(4 * RATE_HZ, RATE_HZ, np.random.default_rng(0), 1)
+    one = noise_unseen.babble(4 * RATE_HZ, RATE_HZ, np.random.default_rng(0), 1)
     assert _frame_levels_db(one).min() < -60
     assert _frame_levels_db(babble).min() > -45
+
+
+def _beat(waveform):
+    """Return how periodic the envelope is, 16 to 120 times a second."""
+    envelope = np.abs(waveform) - np.abs(waveform).mean()
+    power = np.abs(np.fft.rfft(envelope, 2 * len(envelope))) ** 2
+    correlation = np.fft.irfft(power)
+    periods = correlation[RATE_HZ // 120 : RATE_HZ // 16]
+    return periods.max() / correlation[0]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_engine_beats_and_rain_falls_densely(seed):
+    white, engine, rain, impulses = (
+        make(RATE_HZ // 2, RATE_HZ, np.random.default_rng(seed))
+        for make in (
+            noise.white,
+            noise_unseen.engine,
+            noise_unseen.rain,
+            noise_unseen.impulses,
+        )
+    )
+    assert _beat(engine) > 0.15 > 0.08 > _beat(white)
+    assert kurtosis(rain) > 0.5
+    swing_db = np.std(_frame_levels_db(rain))
+    assert swing_db < 0.5 * np.std(_frame_levels_db(impulses))
 
 
 # --------------------------------------------------------------------- reuse
@@ -457,11 +493,11 @@ def test_unreadable_stamp_counts_as_none(stamp, tmp_path):
 def test_changed_parameters_make_another_corpus(copy, corpus, monkeypatch):
     (copy[0] / "mine.wav").write_bytes(b"not MiniEmo's")
     before = _digests(copy[0])
-    monkeypatch.setattr(prepare, "VERSION", 2)
+    monkeypatch.setattr(prepare, "VERSION", 3)
     prepare_miniemo(*copy, seed=1, n_sentences=1)
     after = _digests(copy[0])
     stamp = json.loads((copy[0] / "miniemo.json").read_text())
-    assert stamp["parameters"] == {"version": 2, "seed": 1, "n_sentences": 1}
+    assert stamp["parameters"] == {"version": 3, "seed": 1, "n_sentences": 1}
     assert len(after) == len(before)  # the old files are gone
     assert [p for p in after if after[p] == before.get(p)] == ["mine.wav"]
     listed = {e["wav"] for n in SPLITS for e in _entries(copy, n).values()}

@@ -21,13 +21,17 @@ RECIPE = ROOT / "merit_modules" / "training" / "recipe.py"
 
 def experiments():
     """List all YAML files that a user names."""
-    patterns = ("hparams/*.yaml", "recipes/*/*/hparams/*.yaml")
+    patterns = ("hparams/*.yaml", "recipes/*/joint_se_ser/hparams/*.yaml")
     return sorted(path for pattern in patterns for path in ROOT.glob(pattern))
 
 
 def scripts():
     """List all files that hold the steps of a recipe."""
-    return [RECIPE, ROOT / "train.py", *ROOT.glob("recipes/*/*/train.py")]
+    return [
+        RECIPE,
+        ROOT / "train.py",
+        *ROOT.glob("recipes/*/joint_se_ser/train.py"),
+    ]
 
 
 def sections(text):

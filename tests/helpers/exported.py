@@ -23,7 +23,7 @@ TINY = SHORT | {
     "se_hidden": 8,
     "ser_hidden": 8,
     "expert_hidden": 16,
-    "se_si_sdr_weight": 0.1,
+    "ssl_pretrained": False,
 }
 
 

@@ -1,10 +1,13 @@
 """Short trainings, in this process and as a user's command."""
 
+from pathlib import Path
+
 from merit_modules.hparams import format_overrides, keys_of, load_hparams
+from merit_modules.ssl import RandomSSLEncoder
 from merit_modules.training import experiment, recipe
 from merit_modules.training.defaults import with_defaults
 from merit_modules.training.start import first_experiment, set_weights
-from tests.conftest import ROOT
+from tests.conftest import CACHE, ROOT
 from tests.helpers import forking
 from tests.helpers.experiments import EXPERIMENTS
 
@@ -14,6 +17,27 @@ NAMES = [
     for path in EXPERIMENTS
     if path.parent == ROOT / "hparams" and not path.stem.endswith("_base")
 ]
+
+
+def tiny_source():
+    """Write an encoder that is smaller than ``mini``; return its folder."""
+    folder = Path(CACHE.name) / "ssl"
+    config = {
+        "conv_dim": [16, 16, 16],
+        "conv_kernel": [400, 2, 2],
+        "conv_stride": [80, 2, 2],
+        "feat_extract_norm": "layer",
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "do_stable_layer_norm": True,
+        "num_conv_pos_embeddings": 16,
+        "num_conv_pos_embedding_groups": 2,
+    }
+    encoder = RandomSSLEncoder("wavlm", config, filterbank=True)
+    encoder.model.save_pretrained(folder)
+    return str(folder)
 
 
 SHORT = {
@@ -28,17 +52,7 @@ SHORT = {
     "measure_cost": False,
     "grad_accumulation_factor": 1,
     "gradient_conflict_interval": 3,
-    "ssl_encoder": {
-        "config": {
-            "conv_dim": [16, 16, 16],
-            "hidden_size": 16,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "intermediate_size": 32,
-            "num_conv_pos_embeddings": 16,
-            "num_conv_pos_embedding_groups": 2,
-        }
-    },
+    "ssl_source": tiny_source(),
     "expert_output": 16,
 }
 

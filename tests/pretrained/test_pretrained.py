@@ -21,7 +21,7 @@ from merit_modules.pretrained import load_folder, load_parts, save_folder
 from merit_modules.pretrained import save as saving
 from merit_modules.pretrained.description import describe
 from merit_modules.pretrained.weights import read_weights, write_weights
-from merit_modules.ssl.encoder import PretrainedSSLEncoder, RandomSSLEncoder
+from merit_modules.ssl.sources import PretrainedSSLEncoder, RandomSSLEncoder
 from merit_modules.system import JointSystem, WaveformNormalizer
 from merit_modules.tiny import TINY_SSL, tiny_system
 

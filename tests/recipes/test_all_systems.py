@@ -33,11 +33,6 @@ TINY = {
     "n_sentences": 1,
     "tensorboard_logger": "null",
 }
-SMALL_SSL = (
-    "{config: {conv_dim: [8, 8, 8], hidden_size: 16, num_hidden_layers: 2, "
-    "num_attention_heads: 2, intermediate_size: 32, "
-    "num_conv_pos_embeddings: 16, num_conv_pos_embedding_groups: 2}}"
-)
 
 
 def write_tone(path, rng, n_samples=8000):
@@ -98,10 +93,7 @@ def test_a_step_by_the_documented_command(
     words = [w.replace("/corpora", str(corpora)) for w in command_of(path)]
     known = keys_of(path.read_text())
     options = {**TINY, "output_folder": tmp_path}
-    if "ssl_source" in known:
-        options["ssl_source"] = corpora / "ssl"
-    else:
-        options["ssl_encoder"] = SMALL_SSL
+    options["ssl_source"] = corpora / "ssl"
     if path.parent == ROOT / "hparams":
         options["data_folder"] = miniemo
     if path.stem == "residual_merit":

@@ -12,7 +12,7 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 
 from merit_modules.data.manifest import read_manifest
 from merit_modules.hparams import load_hparams
-from merit_modules.ssl.encoder import RandomSSLEncoder
+from merit_modules.ssl.sources import RandomSSLEncoder
 from merit_modules.tiny import TINY_SSL
 from merit_modules.training import recipe
 from tests.conftest import ROOT

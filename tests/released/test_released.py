@@ -23,7 +23,7 @@ from merit_modules.released.wavlm import (
     restore_wavlm,
     wavlm_config,
 )
-from merit_modules.ssl.encoder import RandomSSLEncoder
+from merit_modules.ssl.sources import RandomSSLEncoder
 from merit_modules.tiny import tiny_system
 from tests.helpers.encoding import encode
 from tests.helpers.releases import (

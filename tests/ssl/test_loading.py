@@ -1,6 +1,7 @@
 """Weights of an SSL encoder: each tensor is accounted for."""
 
 import json
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -8,6 +9,7 @@ import torch
 
 from merit_modules.errors import InputError
 from merit_modules.ssl import PretrainedSSLEncoder, RandomSSLEncoder
+from merit_modules.ssl.plain import SHIPPED
 from merit_modules.tiny import TINY_SSL
 
 WEIGHTS = "model.safetensors"
@@ -39,6 +41,33 @@ def assert_same(folder, encoder, **close):
 
 def test_whole_weights_load(folder):
     assert_same(*folder)
+
+
+def test_what_ships_is_small_and_whole():
+    folder = Path(SHIPPED["mini"])
+    assert (folder / WEIGHTS).stat().st_size < 8e6
+    assert "license: apache-2.0" in (folder / "README.md").read_text()
+    encoder = PretrainedSSLEncoder("mini").eval()
+    assert all(p.dtype == torch.float32 for p in encoder.parameters())
+    layers = encoder(torch.randn(2, 16000), torch.tensor([1.0, 0.5]))
+    assert layers.shape == (5, 2, 49, 256) and layers.isfinite().all()
+    random = PretrainedSSLEncoder("mini", pretrained=False)
+    assert all(p.dtype == torch.float32 for p in random.parameters())
+
+
+def test_what_pretraining_brings_can_be_seen(folder):
+    path, encoder = folder
+    torch.manual_seed(1)
+    random = PretrainedSSLEncoder(str(path), pretrained=False)
+    assert random.train_front_end
+    assert not PretrainedSSLEncoder(str(path)).train_front_end
+    own, other = encoder.state_dict(), random.state_dict()
+    shapes = {key: value.shape for key, value in own.items()}
+    assert {key: value.shape for key, value in other.items()} == shapes
+    name = "model.encoder.layers.0.attention.q_proj.weight"
+    assert not torch.equal(own[name], other[name])
+    with pytest.raises(InputError, match="nowhere': expected mini"):
+        PretrainedSSLEncoder("./nowhere", pretrained=False)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from torch.testing import assert_close
 
 from merit_modules.cpu import onednn
 from merit_modules.ssl import front_end as ssl_front_end
-from merit_modules.ssl.encoder import RandomSSLEncoder, SSLEncoder
+from merit_modules.ssl.encoder import SSLEncoder
+from merit_modules.ssl.sources import RandomSSLEncoder
 from merit_modules.tiny import TINY_SSL
 from tests.helpers.encoding import encode
 

@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from merit_modules.lengths import PackedBatch
 from merit_modules.ssl import attention as ssl_attention
-from merit_modules.ssl.encoder import RandomSSLEncoder
+from merit_modules.ssl.sources import RandomSSLEncoder
 from merit_modules.tiny import TINY_SSL, tiny_system
 from tests.helpers.encoding import encode
 

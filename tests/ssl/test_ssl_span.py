@@ -5,7 +5,7 @@ import torch
 
 from merit_modules.lengths import PackedBatch
 from merit_modules.pretrained import load_folder, save_folder
-from merit_modules.ssl.encoder import RandomSSLEncoder
+from merit_modules.ssl.sources import RandomSSLEncoder
 from merit_modules.tiny import TINY_SSL, tiny_system
 
 KINDS = [("wavlm", False), ("wavlm", True), ("hubert", False)]

@@ -156,7 +156,7 @@ def test_surgery_needs_two_tasks(miniemo, tmp_path):
 
 
 def test_uncertainty_needs_losses_above_zero(miniemo, tmp_path):
-    with pytest.raises(InputError, match="se_si_sdr_weight is 0.1: set it"):
+    with pytest.raises(InputError, match="se_si_sdr_weight is 0.3: set it"):
         run_short(
             "sparse_merit", miniemo, tmp_path, task_weighting="uncertainty"
         )

@@ -32,9 +32,30 @@ _SYNCHRONOUS = 2
 _DO_NOT_EXIT = 0x8000
 _UTF8 = 1
 _POSITION_CHARACTER = 1
+_PHONEME_EVENTS = 1
+_PHONEME = 7  # type of an event
+
+
+class _Event(ctypes.Structure):
+    """What eSpeak NG tells of a stretch of samples: its ``espeak_EVENT``."""
+
+    _fields_ = [
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int),
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("name", ctypes.c_char * 8),
+    ]
+
 
 _CALLBACK = ctypes.CFUNCTYPE(
-    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+    ctypes.c_int,
+    ctypes.POINTER(ctypes.c_short),
+    ctypes.c_int,
+    ctypes.POINTER(_Event),
 )
 _SIGNATURES = {
     "espeak_Initialize": [
@@ -143,20 +164,64 @@ class Espeak:
             "pitch": pitch,
             "pitch_range": pitch_range,
         }
+        waveform, sample_rate_hz, _ = self._speak(text, voice, settings)
+        return waveform, sample_rate_hz
+
+    def speak_phonemes(self, text, voice, **settings):
+        """Speak one text, and tell where its phonemes begin.
+
+        Arguments
+        ---------
+        text : str
+            What to say.
+        voice : str
+            As for :meth:`speak`.
+        **settings : int
+            As for :meth:`speak`; eSpeak NG's own by default.
+
+        Returns
+        -------
+        waveform : numpy.ndarray
+            Samples in -1 to 1, shape (T,), float32.
+        sample_rate_hz : int
+            22050.
+        phonemes : list of tuple
+            Start in samples and eSpeak NG's name, without stress; pauses
+            begin with an underscore.
+
+        Example
+        -------
+        >>> _, _, phonemes = Espeak().speak_phonemes("Good.", "en-us+m1")
+        >>> [name for _, name in phonemes][:3]
+        ['g', 'U', 'd']
+        """
+        return self._speak(text, voice, settings, _PHONEME_EVENTS)
+
+    def _speak(self, text, voice, settings, options=0):
         _check_settings(settings)
         self._check_variant(voice)
-        chunks = []
+        chunks, phonemes = [], []
 
         # The name keeps the callback alive while the library may call it.
         @_CALLBACK
-        def collect(samples, n_samples, _events):
+        def collect(samples, n_samples, events):
             if samples and n_samples > 0:
                 chunks.append(ctypes.string_at(samples, 2 * n_samples))
+            number = 0
+            while events and events[number].type:
+                if events[number].type == _PHONEME:
+                    name = events[number].name.decode(errors="replace")
+                    start = max(0, events[number].sample)
+                    phonemes.append((start, name.lstrip("',%=\"")))
+                number += 1
             return 0
 
         with _LOCK, _fresh_library(self.library_path) as library:
             sample_rate_hz = library.espeak_Initialize(
-                _SYNCHRONOUS, 0, str(self.data_path).encode(), _DO_NOT_EXIT
+                _SYNCHRONOUS,
+                0,
+                str(self.data_path).encode(),
+                _DO_NOT_EXIT | options,
             )
             if sample_rate_hz <= 0:
                 raise InputError(
@@ -179,7 +244,7 @@ class Espeak:
             raise InputError(
                 f"eSpeak NG: no sound for {text!r} with voice {voice!r}"
             )
-        return samples.astype(np.float32) / 32768, sample_rate_hz
+        return samples.astype(np.float32) / 32768, sample_rate_hz, phonemes
 
     def _check_variant(self, voice):
         """Raise if the part after ``+`` is missing or not repeatable."""

@@ -1,4 +1,4 @@
-"""Synthetic background noises, one function per type.
+"""Synthetic noises of training, one function per type.
 
 Every function takes the number of samples, the sampling rate and a random
 generator, and returns shape (T,), float32, at an RMS level of -26 dB relative
@@ -7,13 +7,15 @@ to full scale (lower where single peaks stand out).
 
 import numpy as np
 
-from merit_modules.data.miniemo.espeak import Espeak
-from merit_modules.data.miniemo.speech import BABBLE_SENTENCES, BABBLE_VOICES
-from merit_modules.data.miniemo.waveform import set_level, speak_trimmed
+from merit_modules.data.miniemo.noise_parts import (
+    coloured,
+    of_random_spectrum,
+    slow_curve,
+    syllable,
+)
+from merit_modules.data.miniemo.waveform import set_level
 
 LEVEL_DB = -26.0
-# Below this the power of coloured noise stays level; it would be inaudible.
-LOWEST_COLOUR_HZ = 20.0
 
 
 def white(n_samples, sample_rate_hz, rng):
@@ -64,7 +66,7 @@ def pink(n_samples, sample_rate_hz, rng):
     >>> round(float(10 * np.log10(np.mean(noise**2))), 3)
     -26.0
     """
-    return set_level(_coloured(n_samples, sample_rate_hz, rng, 1.0), LEVEL_DB)
+    return set_level(coloured(n_samples, sample_rate_hz, rng, 1.0), LEVEL_DB)
 
 
 def hum(n_samples, sample_rate_hz, rng):
@@ -90,14 +92,14 @@ def hum(n_samples, sample_rate_hz, rng):
     dtype('float32')
     """
     mains_hz = rng.choice([50.0, 60.0])
-    drift = _slow_curve(n_samples, sample_rate_hz, rng)
+    drift = slow_curve(n_samples, sample_rate_hz, rng)
     phase = np.cumsum(2 * np.pi * mains_hz * (1 + 0.003 * drift))
     phase /= sample_rate_hz
     noise = np.zeros(n_samples)
     for harmonic in range(1, 25):
         # Rectifiers make even harmonics, saturated iron odd ones.
         amplitude = rng.uniform(0.2, 1.0) / harmonic**0.7
-        swell = 1 + 0.3 * _slow_curve(n_samples, sample_rate_hz, rng)
+        swell = 1 + 0.3 * slow_curve(n_samples, sample_rate_hz, rng)
         start = rng.uniform(0, 2 * np.pi)
         noise += amplitude * swell * np.sin(harmonic * phase + start)
     hiss = 0.02 * rng.standard_normal(n_samples)
@@ -126,17 +128,17 @@ def modulated(n_samples, sample_rate_hz, rng):
     >>> modulated(16000, 16000, np.random.default_rng(0)).shape
     (16000,)
     """
-    carrier = _coloured(n_samples, sample_rate_hz, rng, rng.uniform(0, 2))
+    carrier = coloured(n_samples, sample_rate_hz, rng, rng.uniform(0, 2))
     rate_hz = np.exp(rng.uniform(np.log(0.5), np.log(8)))
     depth = rng.uniform(0.6, 0.95)
     time_s = np.arange(n_samples) / sample_rate_hz
-    wander = 0.5 * _slow_curve(n_samples, sample_rate_hz, rng)
+    wander = 0.5 * slow_curve(n_samples, sample_rate_hz, rng)
     swing = np.sin(2 * np.pi * (rate_hz * time_s + rng.uniform() + wander))
     return set_level(carrier * (1 + depth * swing), LEVEL_DB)
 
 
-def impulses(n_samples, sample_rate_hz, rng):
-    """Clicks and knocks that ring, 3 to 8 a second, over a soft background.
+def shaped(n_samples, sample_rate_hz, rng):
+    """Noise of a random spectrum, which changes two to four times.
 
     Arguments
     ---------
@@ -154,102 +156,139 @@ def impulses(n_samples, sample_rate_hz, rng):
 
     Example
     -------
-    >>> noise = impulses(32000, 16000, np.random.default_rng(0))
-    >>> bool(np.abs(noise).max() > 6 * noise.std())
-    True
+    >>> shaped(16000, 16000, np.random.default_rng(0)).shape
+    (16000,)
     """
-    # No stretch is digital silence, which could not be scaled to an SNR.
-    noise = 0.01 * _coloured(n_samples, sample_rate_hz, rng, 1.0)
-    start = 0
-    while start < n_samples:
-        knock = _knock(sample_rate_hz, rng)[: n_samples - start]
-        noise[start : start + len(knock)] += knock
-        start += int(rng.uniform(0.12, 0.35) * sample_rate_hz)
-    return set_level(noise, LEVEL_DB)
-
-
-def babble(n_samples, sample_rate_hz, rng, n_talkers=6):
-    """Several people speaking at once, none of whom speaks in the corpus.
-
-    Arguments
-    ---------
-    n_samples : int
-        Length T.
-    sample_rate_hz : int
-        Sampling rate.
-    rng : numpy.random.Generator
-        Source of chance.
-    n_talkers : int
-        How many of ``BABBLE_VOICES`` speak.
-
-    Returns
-    -------
-    noise : numpy.ndarray
-        Shape (T,), float32.
-
-    Example
-    -------
-    >>> babble(8000, 16000, np.random.default_rng(0), n_talkers=2).shape
-    (8000,)
-    """
-    espeak = Espeak()
+    time = np.linspace(0, 1, n_samples)
     noise = np.zeros(n_samples)
-    for voice in rng.permutation(BABBLE_VOICES)[:n_talkers].tolist():
-        level_db = LEVEL_DB + rng.uniform(-4, 4)
-        stream = _talker(espeak, voice, n_samples, sample_rate_hz, rng)
-        noise += set_level(stream, level_db)
+    n_states = int(rng.integers(2, 5))
+    for state in range(n_states):
+        one = of_random_spectrum(n_samples, rng)
+        distance = np.abs(time * (n_states - 1) - state)
+        noise += one * np.clip(1 - distance, 0, None)
     return set_level(noise, LEVEL_DB)
 
 
-SEEN_TYPES = {"white": white, "pink": pink, "hum": hum, "modulated": modulated}
-UNSEEN_TYPES = {"babble": babble, "impulses": impulses}
+def bursts(n_samples, sample_rate_hz, rng):
+    """Bursts of noise, 2 to 10 a second: paper, steam, steps, keys, doors.
+
+    Arguments
+    ---------
+    n_samples : int
+        Length T.
+    sample_rate_hz : int
+        Sampling rate.
+    rng : numpy.random.Generator
+        Source of chance.
+
+    Returns
+    -------
+    noise : numpy.ndarray
+        Shape (T,), float32.
+
+    Example
+    -------
+    >>> bursts(16000, 16000, np.random.default_rng(0)).shape
+    (16000,)
+    """
+    noise = 0.01 * coloured(n_samples, sample_rate_hz, rng, 1.0)
+    per_s, start = rng.uniform(2, 10), 0
+    while start < n_samples:
+        length_s = np.exp(rng.uniform(np.log(0.02), np.log(0.5)))
+        n_burst = int(length_s * sample_rate_hz)
+        time = np.linspace(0, 1, n_burst)
+        envelope = np.minimum(time / rng.uniform(0.01, 0.5), 1) * (1 - time)
+        burst = envelope * of_random_spectrum(n_burst, rng)
+        burst = burst[: n_samples - start] * 10 ** (rng.uniform(-12, 0) / 20)
+        noise[start : start + len(burst)] += burst
+        start += 1 + int(rng.exponential(1 / per_s) * sample_rate_hz)
+    return set_level(noise, LEVEL_DB)
 
 
-def _coloured(n_samples, sample_rate_hz, rng, exponent):
-    """Return noise whose power falls as frequency to the minus exponent."""
-    spectrum = np.fft.rfft(rng.standard_normal(n_samples))
-    frequency_hz = np.fft.rfftfreq(n_samples, 1 / sample_rate_hz)
-    spectrum *= np.maximum(frequency_hz, LOWEST_COLOUR_HZ) ** (-exponent / 2)
-    spectrum[0] = 0
-    noise = np.fft.irfft(spectrum, n_samples)
-    return noise / noise.std()
+def murmur(n_samples, sample_rate_hz, rng):
+    """Syllables of no language from 4 to 10 throats: a crowd far away.
+
+    Arguments
+    ---------
+    n_samples : int
+        Length T.
+    sample_rate_hz : int
+        Sampling rate.
+    rng : numpy.random.Generator
+        Source of chance.
+
+    Returns
+    -------
+    noise : numpy.ndarray
+        Shape (T,), float32.
+
+    Example
+    -------
+    >>> murmur(16000, 16000, np.random.default_rng(0)).shape
+    (16000,)
+    """
+    noise = 0.01 * coloured(n_samples, sample_rate_hz, rng, 1.0)
+    for _ in range(int(rng.integers(4, 11))):
+        lowest_hz = np.exp(rng.uniform(np.log(80), np.log(280)))
+        level = 10 ** (rng.uniform(-8, 0) / 20)
+        start = 0
+        while start < n_samples:
+            sound = level * syllable(lowest_hz, sample_rate_hz, rng)
+            sound = sound[: n_samples - start]
+            noise[start : start + len(sound)] += sound
+            pause_s = rng.uniform(0.2, 0.8) if rng.random() < 0.15 else 0.0
+            start += len(sound) + int(pause_s * sample_rate_hz)
+    return set_level(noise, LEVEL_DB)
 
 
-def _slow_curve(n_samples, sample_rate_hz, rng, points_per_s=2):
-    """Return a smooth random curve within -1 and 1, shape (T,)."""
-    n_points = int(n_samples / sample_rate_hz * points_per_s) + 2
-    time = np.linspace(0, n_points - 1, n_samples)
-    left = np.minimum(time.astype(int), n_points - 2)
-    # A raised cosine between points has no corners that one could hear.
-    blend = (1 - np.cos(np.pi * (time - left))) / 2
-    points = rng.uniform(-1, 1, n_points)
-    return points[left] * (1 - blend) + points[left + 1] * blend
+def drips(n_samples, sample_rate_hz, rng):
+    """Drops, bells and glass, 2 to 15 a second: tones that die away.
 
+    Arguments
+    ---------
+    n_samples : int
+        Length T.
+    sample_rate_hz : int
+        Sampling rate.
+    rng : numpy.random.Generator
+        Source of chance.
 
-def _knock(sample_rate_hz, rng):
-    """Return one hit: a short burst and the modes that it sets ringing."""
-    time_s = np.arange(int(0.25 * sample_rate_hz)) / sample_rate_hz
-    knock = rng.uniform(0.2, 1.0) * rng.standard_normal(len(time_s))
-    knock *= np.exp(-time_s / rng.uniform(0.0005, 0.002))
-    for _ in range(rng.integers(2, 6)):
-        mode_hz = np.exp(rng.uniform(np.log(250), np.log(6000)))
-        decay_s = np.exp(rng.uniform(np.log(0.004), np.log(0.05)))
-        ring = np.exp(-time_s / decay_s) * np.sin(2 * np.pi * mode_hz * time_s)
-        knock += rng.uniform(0.3, 1.0) * ring
-    return knock * 10 ** (rng.uniform(-12, 0) / 20)
+    Returns
+    -------
+    noise : numpy.ndarray
+        Shape (T,), float32.
 
-
-def _talker(espeak, voice, n_samples, sample_rate_hz, rng):
-    """Return one voice saying sentences without end, begun somewhere."""
-    pitch, rate_wpm = int(rng.integers(40, 61)), int(rng.integers(150, 200))
-    sentences, n_spoken = [], 0
-    start = int(rng.integers(2 * sample_rate_hz))
-    while n_spoken < start + n_samples:
-        text = BABBLE_SENTENCES[rng.integers(len(BABBLE_SENTENCES))]
-        sentences.append(
-            speak_trimmed(
-                espeak, text, voice, pitch, 50, rate_wpm, sample_rate_hz
+    Example
+    -------
+    >>> drips(16000, 16000, np.random.default_rng(0)).shape
+    (16000,)
+    """
+    noise = 0.01 * coloured(n_samples, sample_rate_hz, rng, 1.0)
+    per_s, start = rng.uniform(2, 15), 0
+    while start < n_samples:
+        time_s = np.arange(int(0.4 * sample_rate_hz)) / sample_rate_hz
+        sound = np.zeros(len(time_s))
+        for _ in range(int(rng.integers(1, 6))):
+            tone_hz = np.exp(rng.uniform(np.log(200), np.log(7000)))
+            rise = rng.uniform(-1, 4) if rng.random() < 0.5 else 0.0
+            decay_s = np.exp(rng.uniform(np.log(0.004), np.log(0.15)))
+            phase = 2 * np.pi * tone_hz * (time_s + rise * time_s**2 / 2)
+            sound += (
+                rng.uniform(0.2, 1) * np.exp(-time_s / decay_s) * np.sin(phase)
             )
-        )
-        n_spoken += len(sentences[-1])
-    return np.concatenate(sentences)[start : start + n_samples]
+        sound = sound[: n_samples - start] * 10 ** (rng.uniform(-12, 0) / 20)
+        noise[start : start + len(sound)] += sound
+        start += 1 + int(rng.exponential(1 / per_s) * sample_rate_hz)
+    return set_level(noise, LEVEL_DB)
+
+
+SEEN_TYPES = {
+    "white": white,
+    "pink": pink,
+    "hum": hum,
+    "modulated": modulated,
+    "shaped": shaped,
+    "bursts": bursts,
+    "murmur": murmur,
+    "drips": drips,
+}

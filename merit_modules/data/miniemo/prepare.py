@@ -3,7 +3,7 @@
 With no corpus at hand, this one lets every command run. It is made once, in
 seconds, and can be made again: each file depends on the seed and its own name
 alone. Speakers of training, validation and test differ, so do the noise
-recordings, and two types of noise are heard in the test only.
+recordings, and four types of noise are heard in the test only.
 """
 
 import json
@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from merit_modules.data.manifest import DATA_ROOT, write_manifest
 from merit_modules.data.miniemo.espeak import Espeak
-from merit_modules.data.miniemo.noise import SEEN_TYPES, UNSEEN_TYPES
+from merit_modules.data.miniemo.noise import SEEN_TYPES
+from merit_modules.data.miniemo.noise_unseen import UNSEEN_TYPES
 from merit_modules.data.miniemo.speech import (
     SENTENCES,
     VOICES,
@@ -30,12 +31,12 @@ from merit_modules.errors import InputError
 from merit_modules.files import write_atomically
 
 # Raise it with every change of what the files contain.
-VERSION = 1
+VERSION = 2
 STAMP = "miniemo.json"
 
 # Manifest: (its noise types, recordings of each).
 NOISE_SETS = {
-    "noise_train": (SEEN_TYPES, 6),
+    "noise_train": (SEEN_TYPES, 10),
     "noise_valid": (SEEN_TYPES, 2),
     "noise_test_seen": (SEEN_TYPES, 3),
     "noise_test_unseen": (UNSEEN_TYPES, 4),
@@ -109,8 +110,8 @@ def prepare_miniemo(
     seed : int
         Seed of sentence choice, prosody and noise, at least 0.
     n_sentences : int
-        Sentences that each of the 13 voices says in each of the 4 emotions;
-        5 make 160, 40 and 60 utterances, 9 minutes in all.
+        Sentences that each of the 29 voices says in each of the 4 emotions;
+        5 make 480, 40 and 60 utterances, 20 minutes in all.
     skip_prep : bool
         Do nothing.
 
@@ -161,7 +162,7 @@ def plan_corpus(n_sentences, seed):
     Example
     -------
     >>> len(plan_corpus(n_sentences=1, seed=0))
-    104
+    252
     """
     return [
         item for split in VOICES for item in _speech(split, n_sentences, seed)

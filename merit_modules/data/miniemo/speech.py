@@ -30,6 +30,22 @@ VOICES = {
         "en+m3",
         "en-us-nyc+m4",
         "en-029+m7",
+        "en-us+linda",
+        "en+Andrea",
+        "en-us+Michael",
+        "en-us-nyc+Denis",
+        "en-gb-x-rp+anika",
+        "en-us+zac",
+        "en+quincy",
+        "en-us-nyc+steph2",
+        "en-029+Alex",
+        "en-gb-scotland+pablo",
+        "en-us+klatt2",
+        "en+ed",
+        "en-gb-x-rp+marcelo",
+        "en-us-nyc+boris",
+        "en-us+Gene2",
+        "en-gb-scotland+grandpa",
     ),
     "valid": ("en-us+f4", "en+m6"),
     "test": ("en+grandma", "en-us+m2", "en-gb-x-rp+m5"),
@@ -139,6 +155,9 @@ VOICE_SPREAD = Prosody(4, 5, 7, 0.8, 1.0)
 UTTERANCE_SPREAD = Prosody(5, 8, 8, 1.4, 1.2)
 # Farther from the mean than this would be another emotion.
 MAX_DEVIATIONS = 2.0
+# Vocal tracts of training's voices, relative to their own length: the voices
+# differ by more than eSpeak NG's variants do.
+TRAIN_TRACTS = (0.88, 1.14)
 LOWEST = Prosody(0, 0, 100, -40, -10)
 HIGHEST = Prosody(99, 99, 250, -18, 10)
 
@@ -159,6 +178,8 @@ class Utterance:
         The sentence.
     prosody : Prosody
         How it is spoken.
+    tract : float, optional
+        Length of the vocal tract, relative to the voice's own.
 
     Example
     -------
@@ -171,6 +192,7 @@ class Utterance:
     emotion: str
     text: str
     prosody: Prosody
+    tract: float = 1.0
 
 
 def keyed_rng(seed, *key):
@@ -217,10 +239,12 @@ def plan_utterances(split, n_sentences, seed=0):
     -------
     >>> utterances = plan_utterances("train", n_sentences=2)
     >>> len(utterances), len({u.voice for u in utterances})
-    (64, 8)
+    (192, 24)
     """
     utterances = []
     for voice in VOICES[split]:
+        tracts = TRAIN_TRACTS if split == "train" else (1.0, 1.0)
+        tract = float(keyed_rng(seed, "tract", voice).uniform(*tracts))
         rng = keyed_rng(seed, "sentences", voice)
         chosen = rng.permutation(len(SENTENCES))[:n_sentences]
         for emotion in EMOTIONS:
@@ -231,6 +255,7 @@ def plan_utterances(split, n_sentences, seed=0):
                     emotion,
                     SENTENCES[index],
                     draw_prosody(voice, emotion, f"{index:02d}", seed),
+                    tract,
                 )
                 for index in chosen
             ]
@@ -307,6 +332,8 @@ def speak_utterance(espeak, utterance):
         utterance.prosody.pitch,
         utterance.prosody.pitch_range,
         utterance.prosody.rate_wpm,
+        # Played at 16 kHz, it is as if the vocal tract were longer or shorter.
+        sample_rate_hz=50 * round(utterance.tract * SAMPLE_RATE_HZ / 50),
     )
     waveform = tilt_spectrum(
         waveform, SAMPLE_RATE_HZ, utterance.prosody.tilt_db

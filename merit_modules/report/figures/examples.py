@@ -28,9 +28,7 @@ def draw_example(wavs, sample_rate_hz, routings):
     """
     tasks = list(dict.fromkeys(t for r in routings.values() for t in r.experts))
     figure = new_figure(min(2.6 * len(wavs) + 1.2, 13), 2.3 + 0.5 * len(tasks))
-    spectra = {
-        side: _spectrum_db(w, sample_rate_hz) for side, w in wavs.items()
-    }
+    spectra = {side: spectrum_db(w, sample_rate_hz) for side, w in wavs.items()}
     top = max(spectrum.max() for spectrum in spectra.values())
     duration_s = max(map(len, wavs.values())) / sample_rate_hz
     with rc_context(RC):
@@ -56,7 +54,7 @@ def draw_example(wavs, sample_rate_hz, routings):
             for panel, task in zip(column[1:], tasks):
                 experts = getattr(routings.get(side), "experts", {})
                 if task in experts:
-                    _draw_experts(panel, experts[task])
+                    draw_experts(panel, experts[task])
                 else:
                     panel.axis("off")
             column[-1].set_xlabel("time (s)")
@@ -76,13 +74,42 @@ def draw_example(wavs, sample_rate_hz, routings):
     return figure
 
 
-def _spectrum_db(wav, sample_rate_hz):
+def spectrum_db(wav, sample_rate_hz):
+    """Compute a magnitude spectrogram in dB: 25 ms windows at 16 kHz.
+
+    Arguments
+    ---------
+    wav : np.ndarray
+        Samples (N,).
+    sample_rate_hz : int
+        Their sample rate.
+
+    Returns
+    -------
+    np.ndarray
+        Levels (F, T).
+
+    Example
+    -------
+    >>> spectrum_db(np.zeros(1600), 16000).shape
+    (201, 11)
+    """
     _, _, spectrum = stft(wav, sample_rate_hz, nperseg=400, noverlap=240)
     return 20 * np.log10(np.abs(spectrum) + 1e-8)
 
 
-def _draw_experts(panel, experts, frame_s=0.02):
-    """Draw runs of frames as boxes: colour and height tell the expert."""
+def draw_experts(panel, experts, frame_s=0.02):
+    """Draw runs of frames as boxes: colour and height tell the expert.
+
+    Arguments
+    ---------
+    panel : matplotlib.axes.Axes
+        Where.
+    experts : np.ndarray
+        Expert of each frame (T,).
+    frame_s : float
+        Seconds from one frame to the next.
+    """
     edges = np.flatnonzero(np.diff(experts)) + 1
     starts = np.r_[0, edges]
     lengths = np.diff(np.r_[starts, len(experts)])

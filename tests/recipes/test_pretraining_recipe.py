@@ -1,0 +1,164 @@
+"""Pretraining: the documented command, its targets, masks and voices."""
+
+import json
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from merit_modules.data.miniemo.prepare import prepare_miniemo
+from merit_modules.ssl import PretrainedSSLEncoder
+from tests.conftest import ROOT
+from tests.helpers.pages import commands
+
+RECIPE = ROOT / "recipes" / "MiniEmo" / "pretraining"
+TINY = {
+    "dim": 16,
+    "n_layers": 1,
+    "number_of_epochs": 2,
+    "batch_size": 4,
+    "n_steps": 20,
+    "warmup_steps": 2,
+    "num_workers": 0,
+    "log_interval": 1,
+    "device": "cpu",
+}
+
+
+@pytest.fixture
+def recipe(monkeypatch):
+    """The recipe's own modules, found as its script finds them."""
+    monkeypatch.syspath_prepend(RECIPE)
+    names = (
+        "draws",
+        "noises",
+        "pretraining_prepare",
+        "probe",
+        "targets",
+        "train",
+    )
+    yield RECIPE
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def pretrain(folder, **options):
+    command = [sys.executable, "train.py", "hparams/mini.yaml"]
+    for key, value in (TINY | options).items():
+        command += [f"--{key}", str(value)]
+    command += ["--data_folder", folder / "data", "--noprogressbar"]
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=RECIPE,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_the_documented_command_runs_on_a_folder_of_speech(tmp_path):
+    """Short and long recordings, and none of them synthetic; resumed."""
+    rng = np.random.default_rng(0)
+    for kind, count in (("speech", 12), ("noise", 3)):
+        for number in range(count):
+            path = tmp_path / kind / f"{number}.wav"
+            path.parent.mkdir(exist_ok=True)
+            n_samples = 3000 + 8000 * number
+            soundfile.write(path, 0.1 * rng.normal(size=n_samples), 16000)
+    folders = {
+        f"{kind}_folder": tmp_path / kind for kind in ("speech", "noise")
+    }
+    options = {**folders, "output_folder": tmp_path / "run"}
+    pretrain(tmp_path, **options, number_of_epochs=1)
+    pretrain(tmp_path, **options)  # goes on
+    log = (tmp_path / "run" / "train_log.txt").read_text().splitlines()
+    assert [line.partition(" - ")[0] for line in log] == [
+        "epoch: 1, steps: 2",
+        "epoch: 2, steps: 4",
+    ]
+    assert "masked_accuracy_3" in log[1]
+    encoder = PretrainedSSLEncoder(str(tmp_path / "run" / "encoder"))
+    assert encoder(torch.randn(2, 8000)).shape == (2, 2, 24, 16)
+
+
+@pytest.mark.slow
+def test_the_documented_probes_tell_encoders_apart(
+    recipe, miniemo, tmp_path, monkeypatch, capsys
+):
+    import probe
+
+    prepare_miniemo(miniemo, tmp_path / "manifests", n_sentences=1)
+    page = "recipes/MiniEmo/pretraining/README.md"
+    emotion, phonemes = (c for c in commands(page) if "probe.py" in c)
+    monkeypatch.setattr(probe, "SENTENCES", probe.SENTENCES[:2])
+    places = {"DIR": tmp_path / "manifests", "/corpora/EMO-DB": miniemo}
+    for old, new in (places | {"/corpora/noise": miniemo}).items():
+        emotion = emotion.replace(old, str(new))
+    found = {}
+    for command in (emotion, phonemes):
+        _, _, *words = shlex.split(command)
+        probe.main([*words, "--json", str(tmp_path / "found.json")])
+        found |= {
+            (name, form): score
+            for name, scores in json.loads(
+                (tmp_path / "found.json").read_text()
+            ).items()
+            for form, score in scores.items()
+        }
+    assert len(found) == 9 and all(0 < score < 1 for score in found.values())
+    assert found["mini", "accuracy"] > found["random", "accuracy"]
+    assert "mini: accuracy" in capsys.readouterr().out
+
+
+def test_no_voice_of_the_tests_is_heard(recipe):
+    import pretraining_prepare
+
+    assert not pretraining_prepare.KEPT_OUT & set(pretraining_prepare.VARIANTS)
+    assert len(set(pretraining_prepare.VARIANTS)) > 50
+
+
+def test_every_language_and_voice_speaks(recipe):
+    from pretraining_prepare import LANGUAGES, VARIANTS, draw_text
+
+    from merit_modules.data.miniemo.espeak import Espeak
+
+    rng = np.random.default_rng(0)
+    for number in range(max(len(LANGUAGES), len(VARIANTS))):
+        language = LANGUAGES[number % len(LANGUAGES)]
+        voice = f"{language}+{VARIANTS[number % len(VARIANTS)]}"
+        wav, rate_hz = Espeak().speak(draw_text(rng), voice)
+        assert 1.0 < len(wav) / rate_hz < 30.0
+
+
+def test_masks_stay_in_the_utterances(recipe):
+    from train import draw_mask
+
+    torch.manual_seed(0)
+    n_frames = torch.tensor([200, 3, 1])
+    masked = draw_mask(n_frames, 200, start_prob=0.065, length=10)
+    assert 0.3 < masked[0].float().mean() < 0.7
+    for row, count in zip(masked, n_frames):
+        assert row.any() and not row[count:].any()
+
+
+def test_codes_are_those_of_speechbrain_and_know_no_padding(recipe):
+    from targets import CleanTargets, _nearest
+
+    torch.manual_seed(0)
+    targets = CleanTargets(n_codes=32)
+    wavs = torch.randn(2, 32000)
+    wavs[1, 16000:] = 0.0
+    targets.fit(wavs)
+    codes = targets(wavs, torch.tensor([1.0, 0.5]))
+    alone = targets(wavs[1:, :16000], torch.ones(1))
+    n_sure = alone.shape[1] - 1  # the last window hears what comes after it
+    assert torch.equal(codes[1, :n_sure], alone[0, :n_sure])
+    assert len(codes.unique()) > 8
+    frames = torch.randn(1, 5, targets.quantizers[0].input_dim)
+    expected = targets.quantizers[0](frames)
+    assert torch.equal(_nearest(targets.quantizers[0], frames), expected)
