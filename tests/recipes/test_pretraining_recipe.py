@@ -1,5 +1,7 @@
 """Pretraining: the documented command, its targets, masks and voices."""
 
+import doctest
+import importlib
 import json
 import shlex
 import subprocess
@@ -11,6 +13,7 @@ import soundfile
 import torch
 
 from merit_modules.data.miniemo.prepare import prepare_miniemo
+from merit_modules.data.miniemo.speech import BABBLE_VOICES, VOICES
 from merit_modules.ssl import PretrainedSSLEncoder
 from tests.conftest import ROOT
 from tests.helpers.pages import commands
@@ -115,11 +118,21 @@ def test_the_documented_probes_tell_encoders_apart(
     assert "mini: accuracy" in capsys.readouterr().out
 
 
-def test_no_voice_of_the_tests_is_heard(recipe):
-    import pretraining_prepare
+@pytest.mark.parametrize("name", ["noises", "pretraining_prepare", "train"])
+def test_the_examples_run(recipe, name, request):
+    names = {"getfixture": request.getfixturevalue}
+    flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    module = importlib.import_module(name)
+    found = doctest.testmod(module, extraglobs=names, optionflags=flags)
+    assert found.attempted and not found.failed
 
-    assert not pretraining_prepare.KEPT_OUT & set(pretraining_prepare.VARIANTS)
-    assert len(set(pretraining_prepare.VARIANTS)) > 50
+
+def test_no_voice_of_the_tests_is_heard(recipe):
+    from pretraining_prepare import VARIANTS
+
+    kept_out = (*VOICES["valid"], *VOICES["test"], *BABBLE_VOICES)
+    assert not {voice.partition("+")[2] for voice in kept_out} & set(VARIANTS)
+    assert len(set(VARIANTS)) > 50
 
 
 def test_every_language_and_voice_speaks(recipe):

@@ -8,8 +8,11 @@ to full scale (lower where single peaks stand out).
 import numpy as np
 
 from merit_modules.data.miniemo.noise_parts import (
+    burst,
     coloured,
+    drip,
     of_random_spectrum,
+    scattered,
     slow_curve,
     syllable,
 )
@@ -191,17 +194,7 @@ def bursts(n_samples, sample_rate_hz, rng):
     >>> bursts(16000, 16000, np.random.default_rng(0)).shape
     (16000,)
     """
-    noise = 0.01 * coloured(n_samples, sample_rate_hz, rng, 1.0)
-    per_s, start = rng.uniform(2, 10), 0
-    while start < n_samples:
-        length_s = np.exp(rng.uniform(np.log(0.02), np.log(0.5)))
-        n_burst = int(length_s * sample_rate_hz)
-        time = np.linspace(0, 1, n_burst)
-        envelope = np.minimum(time / rng.uniform(0.01, 0.5), 1) * (1 - time)
-        burst = envelope * of_random_spectrum(n_burst, rng)
-        burst = burst[: n_samples - start] * 10 ** (rng.uniform(-12, 0) / 20)
-        noise[start : start + len(burst)] += burst
-        start += 1 + int(rng.exponential(1 / per_s) * sample_rate_hz)
+    noise = scattered(burst, n_samples, sample_rate_hz, rng, 2, 10)
     return set_level(noise, LEVEL_DB)
 
 
@@ -263,22 +256,7 @@ def drips(n_samples, sample_rate_hz, rng):
     >>> drips(16000, 16000, np.random.default_rng(0)).shape
     (16000,)
     """
-    noise = 0.01 * coloured(n_samples, sample_rate_hz, rng, 1.0)
-    per_s, start = rng.uniform(2, 15), 0
-    while start < n_samples:
-        time_s = np.arange(int(0.4 * sample_rate_hz)) / sample_rate_hz
-        sound = np.zeros(len(time_s))
-        for _ in range(int(rng.integers(1, 6))):
-            tone_hz = np.exp(rng.uniform(np.log(200), np.log(7000)))
-            rise = rng.uniform(-1, 4) if rng.random() < 0.5 else 0.0
-            decay_s = np.exp(rng.uniform(np.log(0.004), np.log(0.15)))
-            phase = 2 * np.pi * tone_hz * (time_s + rise * time_s**2 / 2)
-            sound += (
-                rng.uniform(0.2, 1) * np.exp(-time_s / decay_s) * np.sin(phase)
-            )
-        sound = sound[: n_samples - start] * 10 ** (rng.uniform(-12, 0) / 20)
-        noise[start : start + len(sound)] += sound
-        start += 1 + int(rng.exponential(1 / per_s) * sample_rate_hz)
+    noise = scattered(drip, n_samples, sample_rate_hz, rng, 2, 15)
     return set_level(noise, LEVEL_DB)
 
 

@@ -1,4 +1,4 @@
-"""What synthetic noises are made of: colours, curves, knocks, syllables."""
+"""What synthetic noises are made of: colours, curves and sounds."""
 
 import numpy as np
 from scipy.signal import lfilter
@@ -56,6 +56,45 @@ def knock(sample_rate_hz, rng):
         ring = np.exp(-time_s / decay_s) * np.sin(2 * np.pi * mode_hz * time_s)
         knock += rng.uniform(0.3, 1.0) * ring
     return knock * 10 ** (rng.uniform(-12, 0) / 20)
+
+
+def burst(sample_rate_hz, rng):
+    """Return a burst of noise of a random spectrum, up to half a second."""
+    length_s = np.exp(rng.uniform(np.log(0.02), np.log(0.5)))
+    n_samples = int(length_s * sample_rate_hz)
+    time = np.linspace(0, 1, n_samples)
+    envelope = np.minimum(time / rng.uniform(0.01, 0.5), 1) * (1 - time)
+    return envelope * of_random_spectrum(n_samples, rng)
+
+
+def drip(sample_rate_hz, rng):
+    """Return some tones that die away, of which half rise or fall."""
+    time_s = np.arange(int(0.4 * sample_rate_hz)) / sample_rate_hz
+    sound = np.zeros(len(time_s))
+    for _ in range(int(rng.integers(1, 6))):
+        tone_hz = np.exp(rng.uniform(np.log(200), np.log(7000)))
+        rise = rng.uniform(-1, 4) if rng.random() < 0.5 else 0.0
+        decay_s = np.exp(rng.uniform(np.log(0.004), np.log(0.15)))
+        phase = 2 * np.pi * tone_hz * (time_s + rise * time_s**2 / 2)
+        decay = rng.uniform(0.2, 1) * np.exp(-time_s / decay_s)
+        sound += decay * np.sin(phase)
+    return sound
+
+
+def scattered(sound, n_samples, sample_rate_hz, rng, lowest_per_s, highest):
+    """Return sounds at random times over a soft background, shape (T,).
+
+    How many there are in a second is drawn; each sound is, too, by
+    ``sound(sample_rate_hz, rng)``, and how loud it is, over 12 dB.
+    """
+    noise = 0.01 * coloured(n_samples, sample_rate_hz, rng, 1.0)
+    per_s, start = rng.uniform(lowest_per_s, highest), 0
+    while start < n_samples:
+        one = sound(sample_rate_hz, rng)[: n_samples - start]
+        gain = 10 ** (rng.uniform(-12, 0) / 20)
+        noise[start : start + len(one)] += gain * one
+        start += 1 + int(rng.exponential(1 / per_s) * sample_rate_hz)
+    return noise
 
 
 def syllable(lowest_hz, sample_rate_hz, rng):

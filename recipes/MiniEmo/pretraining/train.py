@@ -33,8 +33,6 @@ logger = get_logger(__name__)
 class PretrainingBrain(sb.Brain):
     """Predicts the codes of masked frames, and, with less weight, of others."""
 
-    tracker = EpochTracker()
-
     def compute_forward(self, batch, stage):
         """Encode masked, noisy speech; code the clean speech."""
         batch = batch.to(self.device)
@@ -91,6 +89,7 @@ class PretrainingBrain(sb.Brain):
     def init_optimizers(self):
         """Make the optimizer; what the epoch found is saved with it."""
         super().init_optimizers()
+        self.tracker = EpochTracker()
         self.checkpointer.add_recoverable("tracker", self.tracker)
 
     def on_stage_start(self, stage, epoch=None):
@@ -104,6 +103,7 @@ class PretrainingBrain(sb.Brain):
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Log the epoch; save after validation."""
+        self.tracker.gather()
         stats = {"loss": stage_loss, **self.tracker.means()}
         if stage == sb.Stage.TRAIN:
             self.train_stats = stats
@@ -185,13 +185,13 @@ def dataio_prepare(hparams):
 
 def fit_statistics(hparams, dataset):
     """Learn the scale of waveforms and mel bands from some utterances."""
-    chosen = list(range(0, len(dataset), max(1, len(dataset) // 200)))
-    clean = [dataset[i]["clean_wav"] for i in chosen]
-    noisy = torch.cat([dataset[i]["noisy_wav"] for i in chosen])
+    step = max(1, len(dataset) // 200)
+    heard = [dataset[i] for i in range(0, len(dataset), step)]
+    noisy = torch.cat([item["noisy_wav"] for item in heard])
     hparams["normalizer"].set_statistics(
         noisy.mean().item(), noisy.std().item()
     )
-    hparams["targets"].fit(clean)
+    hparams["targets"].fit(item["clean_wav"] for item in heard)
 
 
 def main(argv):
