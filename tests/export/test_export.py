@@ -385,7 +385,7 @@ def test_the_card_tells_of_data_and_limits(tmp_path):
     assert "train: 15 utterances, 3.0 minutes, 3 speakers." in text
     assert "trained from random weights on 3.0 minutes of speech by 3" in text
     assert "1 recordings, 0.5 minutes (rain)" in text
-    assert "SNR of -10 to 20 dB" in text
+    assert "SNR of -15 to 30 dB" in text
     assert "the speech is synthetic; language: en" in text
     assert "not for decisions about people" in text
     assert "has not been tested" in text

@@ -28,7 +28,6 @@ TINY = {
     "warmup_steps": 2,
     "num_workers": 0,
     "log_interval": 1,
-    "device": "cpu",
 }
 
 
@@ -50,12 +49,15 @@ def recipe(monkeypatch):
 
 
 def pretrain(folder, **options):
+    run_recipe({**TINY, **options, "data_folder": folder / "data"})
+
+
+def run_recipe(options):
     command = [sys.executable, "train.py", "hparams/mini.yaml"]
-    for key, value in (TINY | options).items():
+    for key, value in options.items():
         command += [f"--{key}", str(value)]
-    command += ["--data_folder", folder / "data", "--noprogressbar"]
     done = subprocess.run(
-        [str(part) for part in command],
+        [*command, "--device", "cpu", "--noprogressbar"],
         cwd=RECIPE,
         capture_output=True,
         text=True,
@@ -87,6 +89,29 @@ def test_the_documented_command_runs_on_a_folder_of_speech(tmp_path):
     assert "masked_accuracy_3" in log[1]
     encoder = PretrainedSSLEncoder(str(tmp_path / "run" / "encoder"))
     assert encoder(torch.randn(2, 8000)).shape == (2, 2, 24, 16)
+
+
+@pytest.mark.slow
+def test_the_documented_command_goes_on_from_an_encoder(tmp_path, miniemo):
+    """The manifests of a run; the weights are still near those of before."""
+    run, page = tmp_path / "run", "recipes/MiniEmo/pretraining/README.md"
+    prepare_miniemo(miniemo, run / "save" / "manifests", n_sentences=1)
+    [command] = (c for c in commands(page) if "--init_source" in c)
+    places = {"RUN": run, "/corpora/EMO-DB": miniemo, "/corpora/noise": miniemo}
+    for old, new in places.items():
+        command = command.replace(old, str(new))
+    words = shlex.split(command)[3:]
+    options = {
+        **dict(zip((w[2:] for w in words[::2]), words[1::2], strict=True)),
+        "number_of_epochs": 1,
+        "num_workers": 0,
+        "output_folder": tmp_path / "out",
+    }
+    run_recipe(options)
+    names = ("mini", str(tmp_path / "out" / "encoder"))
+    old, new = (PretrainedSSLEncoder(n).model.state_dict() for n in names)
+    moved = max((old[k] - new[k]).abs().max().item() for k in old)
+    assert 0 < moved < 0.1
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from speechbrain.utils.logger import get_logger
 from merit_modules.data.manifest import read_manifest
 from merit_modules.data.seeding import keyed_seed
 from merit_modules.lengths import absolute_lengths, valid_mask
+from merit_modules.ssl import PretrainedSSLEncoder
 from merit_modules.training.tracking import EpochTracker
 
 logger = get_logger(__name__)
@@ -156,13 +157,13 @@ def _cross_entropy(logits, codes):
 def dataio_prepare(hparams):
     """Make the datasets: chunks of clean speech, and their noisy versions."""
     noise = read_manifest(
-        hparams["noise_annotation"], hparams["data_folder"], "noise"
+        hparams["noise_annotation"], hparams["noise_root"], "noise"
     )
     datasets = {}
     for split in ("train", "valid"):
         dataset = DynamicItemDataset.from_json(
             hparams[f"{split}_annotation"],
-            replacements={"data_root": hparams["data_folder"]},
+            replacements={"data_root": hparams["speech_root"]},
         )
         draws = Draws(
             dataset.data,
@@ -209,6 +210,9 @@ def main(argv):
     datasets = dataio_prepare(hparams)
     fit_statistics(hparams, datasets["train"])
     encoder = hparams["encoder"]
+    if hparams["init_source"]:
+        start = PretrainedSSLEncoder(hparams["init_source"])
+        encoder.model.load_state_dict(start.model.state_dict())
     # What pretraining alone uses.
     encoder.model.masked_spec_embed.requires_grad_(True)
     encoder.model.encoder.layer_norm.requires_grad_(True)
