@@ -19,6 +19,7 @@ from merit_modules.pretrained.trust import (
 from merit_modules.tiny import tiny_system
 from tests.conftest import ROOT
 from tests.helpers.copies import experiments
+from tests.helpers.pages import blocks
 
 LABELS = ["angry", "sad", "happy", "calm"]
 
@@ -220,6 +221,20 @@ def test_all_recipes_are_known():
     for name in ("model", "model_int8"):
         path = ROOT / f"tests/fixtures/before_rooms/{name}/hyperparams.yaml"
         check_text(path.read_text(), path)
+
+
+def test_augmentation_is_known_unless_it_reads_files():
+    """What docs/speechbrain.md shows; not what takes a table of recordings."""
+    (shown,) = (
+        block
+        for block in blocks("docs/speechbrain.md", "yaml")
+        if "wav_augment" in block
+    )
+    check_text(shown, "run.yaml", RUN_TAGS)
+    for name in ("AddNoise", "AddReverb"):
+        text = shown.replace("SpeedPerturb", name)
+        with pytest.raises(InputError, match=f"names .*{name}"):
+            check_text(text, "run.yaml", RUN_TAGS)
 
 
 def test_what_is_known_is_exact():

@@ -62,8 +62,8 @@ def test_the_documented_study_runs(tree):
         "0 1 2": "1",
         "/corpora/EMO-DB": str(tree / "emodb"),
         "/corpora/noise": str(tree / "noise"),
-        "--stage_2_epochs 14": "--stage_2_epochs 0 --num_workers 0 "
-        "--measure_cost False",
+        "--stage_2_epochs 12": "--stage_1_epochs 1 --stage_2_epochs 0 "
+        "--num_workers 0 --measure_cost False",
         "'[-5, 0, 5, 10]'": "'[0]' --num_metric_workers 0 --noprogressbar",
         "results/study": str(tree / "study"),
     }

@@ -14,7 +14,9 @@ import torch
 
 from merit_modules.data.miniemo.prepare import prepare_miniemo
 from merit_modules.data.miniemo.speech import BABBLE_VOICES, VOICES
-from merit_modules.ssl import PretrainedSSLEncoder
+from merit_modules.errors import InputError
+from merit_modules.ssl import PretrainedSSLEncoder, RandomSSLEncoder
+from merit_modules.tiny import TINY_SSL
 from tests.conftest import ROOT
 from tests.helpers.pages import commands
 
@@ -112,6 +114,14 @@ def test_the_documented_command_goes_on_from_an_encoder(tmp_path, miniemo):
     old, new = (PretrainedSSLEncoder(n).model.state_dict() for n in names)
     moved = max((old[k] - new[k]).abs().max().item() for k in old)
     assert 0 < moved < 0.1
+
+
+def test_an_encoder_of_other_sizes_is_told(recipe):
+    from train import take_weights
+
+    model = RandomSSLEncoder("wavlm", TINY_SSL).model
+    with pytest.raises(InputError, match="init_source 'mini': .*expected"):
+        take_weights(model, "mini")
 
 
 @pytest.mark.slow

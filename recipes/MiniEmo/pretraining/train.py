@@ -24,7 +24,9 @@ from speechbrain.utils.logger import get_logger
 
 from merit_modules.data.manifest import read_manifest
 from merit_modules.data.seeding import keyed_seed
+from merit_modules.errors import InputError
 from merit_modules.lengths import absolute_lengths, valid_mask
+from merit_modules.pretrained.weights import compare_shapes
 from merit_modules.ssl import PretrainedSSLEncoder
 from merit_modules.training.tracking import EpochTracker
 
@@ -211,8 +213,7 @@ def main(argv):
     fit_statistics(hparams, datasets["train"])
     encoder = hparams["encoder"]
     if hparams["init_source"]:
-        start = PretrainedSSLEncoder(hparams["init_source"])
-        encoder.model.load_state_dict(start.model.state_dict())
+        take_weights(encoder.model, hparams["init_source"])
     # What pretraining alone uses.
     encoder.model.masked_spec_embed.requires_grad_(True)
     encoder.model.encoder.layer_norm.requires_grad_(True)
@@ -234,6 +235,31 @@ def main(argv):
     folder = Path(hparams["output_folder"]) / "encoder"
     run_on_main(write_encoder, args=(encoder.model, folder))
     logger.info(f"The encoder: {folder}")
+
+
+def take_weights(model, source):
+    """Start from the weights of an encoder of the same sizes.
+
+    Arguments
+    ---------
+    model : transformers.PreTrainedModel
+        What is to start.
+    source : str
+        ``mini``, a folder in transformers' form, or a hub name.
+
+    Raises
+    ------
+    InputError
+        If the source cannot be loaded, or has other sizes.
+    """
+    start = PretrainedSSLEncoder(source).model.state_dict()
+    problems = compare_shapes(start, model.state_dict())
+    if problems:
+        raise InputError(
+            f"init_source {source!r}: its sizes are not those of the YAML "
+            f"file: {'; '.join(problems[:3])}"
+        )
+    model.load_state_dict(start)
 
 
 def write_encoder(model, folder):
