@@ -21,7 +21,7 @@ import torch
 
 from merit_modules.commands.__main__ import main
 from merit_modules.commands.about import about_model
-from merit_modules.commands.demo import fragments, gate
+from merit_modules.commands.demo import fragments, gate, server
 from merit_modules.commands.demo.example import example_recording
 from merit_modules.commands.demo.figures import (
     draw_timeline,
@@ -287,9 +287,31 @@ def test_what_broken_uploads_leave_is_deleted(tmp_path):
         with pytest.raises(ConnectionError), files.admit(10):
             (tmp_path / "tmpbroken").write_bytes(b"half")
             os.utime(tmp_path / "tmpbroken", (time.time() - 9,) * 2)
+            # File systems' clocks lag behind by some milliseconds.
             (tmp_path / "tmpother").write_bytes(b"of one that comes in")
+            os.utime(tmp_path / "tmpother", (time.time() - 0.1,) * 2)
             raise ConnectionError
         assert [path.name for path in tmp_path.iterdir()] == ["tmpother"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_goes_that_an_upload_needs(tmp_path):
+    files, upload = SessionFiles(tmp_path), stored(tmp_path, "hash", age_s=9)
+    files.claim("ann", upload)
+    with files.admit(10):
+        files.end("ann")
+        assert not upload.exists() and upload.parent.is_dir()
+        upload.write_bytes(b"bob's: the same recording")
+    # Ann's is gone, Bob's stays until Bob lets go of it.
+    files.claim("ann", upload)
+    os.utime(upload, (time.time() + 9,) * 2)
+    files.end("ann")
+    assert files.claim("bob", upload) == upload
+    files.end("bob")
+    assert list(tmp_path.iterdir()) == []
+    # A folder that got nothing goes with the last upload.
+    with files.admit(10):
+        (tmp_path / "empty").mkdir()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -593,6 +615,12 @@ def test_options_that_cannot_be(folder, capsys):
     pytest.importorskip("gradio")
     code = main(["demo", "--model", str(folder), "--host", "256.0.0.1"])
     assert code == 2 and "cannot listen there" in capsys.readouterr().err
+
+
+def test_who_comes_before_the_server_is_ready_waits():
+    with server._listen("127.0.0.1", 0) as opened:
+        with socket.create_connection(opened.getsockname(), timeout=10):
+            opened.accept()[0].close()
 
 
 def test_without_gradio(folder, capsys, monkeypatch):

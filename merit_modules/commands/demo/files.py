@@ -10,6 +10,7 @@ from pathlib import Path
 from merit_modules.errors import InputError
 
 _RESULT = "result-"  # how folders of results begin
+_SLACK_S = 2.0  # by how much a file's time can lag behind the clock
 
 
 class SessionFiles:
@@ -50,6 +51,7 @@ class SessionFiles:
         self.max_bytes, self.max_files = max_bytes, max_files
         self._lock = threading.RLock()
         self._uploads = {}  # session: its upload
+        self._claimed = {}  # upload: when what was claimed was written
         self._results = {}  # session: folder of its results
         self._working = set()  # sessions whose results are being made
         self._lent = []  # what is being worked on: uploads and folders
@@ -107,6 +109,7 @@ class SessionFiles:
                     "upload it again"
                 )
             self._uploads[session] = path
+            self._claimed[path] = path.stat().st_mtime_ns
         return path
 
     def _release(self, session):
@@ -115,9 +118,17 @@ class SessionFiles:
             self._drop(path)
 
     def _drop(self, upload):
-        """Delete an upload that no page holds and nobody works on."""
-        if upload not in self._uploads.values() and upload not in self._lent:
-            _delete(upload, self.root)
+        """Delete an upload that no page holds and nobody works on.
+
+        One that has been written again since it was claimed is another
+        visitor's, who will claim it.
+        """
+        if upload in self._uploads.values() or upload in self._lent:
+            return
+        claimed = self._claimed.pop(upload, None)
+        with contextlib.suppress(FileNotFoundError):
+            if upload.stat().st_mtime_ns == claimed:
+                self._delete(upload)
 
     @contextlib.contextmanager
     def work(self, session, upload):
@@ -166,7 +177,7 @@ class SessionFiles:
                 self._working.discard(session)
                 self._drop(upload)
                 if old is not None:
-                    _delete(old, self.root)
+                    self._delete(old)
                 self._make_room()
 
     def check_wanted(self, session):
@@ -204,7 +215,7 @@ class SessionFiles:
             self._working.discard(session)
             folder = self._results.pop(session, None)
             if folder is not None:
-                _delete(folder, self.root)
+                self._delete(folder)
 
     @contextlib.contextmanager
     def admit(self, n_bytes):
@@ -263,15 +274,33 @@ class SessionFiles:
         for known in (self._uploads, self._results):
             for session in [s for s, one in known.items() if one == path]:
                 del known[session]
-        _delete(path, self.root)
+        self._claimed.pop(path, None)
+        self._delete(path)
+
+    def _delete(self, path):
+        """Delete a file or a folder, and the folder around it if empty."""
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+            self._remove_empty(path.parent)
+
+    def _remove_empty(self, folder):
+        # An upload that comes in may be about to go there.
+        if folder != self.root and not self._coming:
+            with contextlib.suppress(OSError):  # others' files are in it
+                folder.rmdir()
 
     def _sweep(self):
         """Delete what uploads that broke off have left behind."""
         oldest = min((at for _, at in self._coming.values()), default=None)
         for path in _inside(self.root):
-            if path.is_file() and path not in self._uploads.values():
+            if path.is_dir() and path not in self._lent:
+                self._remove_empty(path)
+            elif path.is_file() and path not in self._uploads.values():
                 with contextlib.suppress(FileNotFoundError):
-                    if oldest is None or path.stat().st_mtime < oldest:
+                    written = path.stat().st_mtime
+                    if oldest is None or written < oldest - _SLACK_S:
                         path.unlink()
 
 
@@ -292,14 +321,3 @@ def _inside(folder):
         return list(folder.iterdir())
     except FileNotFoundError:
         return []
-
-
-def _delete(path, root):
-    """Delete a file with the folder that it has to itself, or a folder."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-        return
-    path.unlink(missing_ok=True)
-    if path.parent != root:
-        with contextlib.suppress(OSError):  # others' files are in it
-            path.parent.rmdir()

@@ -153,6 +153,7 @@ def _listen(host, port):
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind((host, port))
+        opened.listen()  # who comes before the server is ready waits
     except OSError as error:
         opened.close()
         raise InputError(
