@@ -128,6 +128,7 @@ n_examples: 1
 measure_cost: False
 expert_hidden: 16
 expert_output: 8
+expert_start: apart
 ser_hidden: 8
 se_hidden: 8
 ssl_encoder: !new:merit_modules.ssl.RandomSSLEncoder

@@ -86,7 +86,43 @@ def _check_n_experts(n_experts):
     return n_experts
 
 
-EXPERT_STARTS = ("apart", "alike", "zero")
+EXPERT_STARTS = ("apart", "alike", "zero", "layer_mean")
+
+
+@torch.no_grad()
+def _start_as_layer_mean(expert):
+    """Make an expert begin as the mean of the layers that it is given.
+
+    Pairs of hidden units carry the mean: x = ReLU(x) - ReLU(-x). The others
+    are random, and silent until the last linear map listens to them.
+
+    Arguments
+    ---------
+    expert : FeedForwardExpert
+        Its input is L layers of its output's width D; its hidden width is
+        2 * D or more.
+
+    Raises
+    ------
+    ValueError
+        If it has other widths.
+    """
+    first, _, last = expert
+    dim = last.out_features
+    n_layer_reps, rest = divmod(first.in_features, dim)
+    if rest or first.out_features < 2 * dim:
+        raise ValueError(
+            "start layer_mean: expected experts whose output is as wide as "
+            "one layer, and whose hidden width is twice that or more, got "
+            f"{first.in_features} -> {first.out_features} -> {dim}"
+        )
+    identity = torch.eye(dim)
+    mean = identity.repeat(1, n_layer_reps) / n_layer_reps  # (D, L * D)
+    first.weight[: 2 * dim] = torch.cat([mean, -mean])
+    nn.init.zeros_(first.bias)
+    nn.init.zeros_(last.weight)
+    last.weight[:, : 2 * dim] = torch.cat([identity, -identity], dim=1)
+    nn.init.zeros_(last.bias)
 
 
 class ExpertPool(nn.ModuleList):
@@ -108,11 +144,16 @@ class ExpertPool(nn.ModuleList):
         2212.05055), so that a feature does not depend on the choice of the
         expert until the experts have learned to differ. ``zero``: as
         ``apart``, but all give 0 at first, for experts beside a skip.
+        ``layer_mean``: every expert begins as the mean of the layers, the
+        feature with which naive multi-task learning begins, and learns from
+        there; its output is as wide as one layer, its hidden width twice
+        that or more.
 
     Raises
     ------
     ValueError
-        If ``n_experts`` is below 1 or ``start`` is unknown.
+        If ``n_experts`` is below 1, or ``start`` is unknown or not possible
+        with these widths.
 
     Example
     -------
@@ -139,6 +180,9 @@ class ExpertPool(nn.ModuleList):
             for expert in self:
                 nn.init.zeros_(expert[-1].weight)
                 nn.init.zeros_(expert[-1].bias)
+        elif start == "layer_mean":
+            for expert in self:
+                _start_as_layer_mean(expert)
         self.n_experts = n_experts
         self.input_size = input_size
         self.hidden_size = hidden_size

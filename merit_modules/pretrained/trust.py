@@ -52,6 +52,7 @@ _RUN_TAGS = {
     "!apply:manifest_prepare.folder_of",
     "!apply:manifest_prepare.labels_of",
     "!apply:msp_podcast_classes.classes_of",
+    "!apply:operator.mul",
     "!apply:speechbrain.utils.seed_everything",
     "!name:emodb_prepare.prepare_emodb",
     "!name:iemocap_prepare.prepare_iemocap",

@@ -163,7 +163,10 @@ SECTIONS = {
         ),
         "expert_hidden": (_SIZE, "hidden width of an expert"),
         "expert_output": (_SIZE, "output width of an expert"),
-        "expert_start": (one_of("apart", "alike", "zero"), "their start"),
+        "expert_start": (
+            one_of("apart", "alike", "zero", "layer_mean"),
+            "their start",
+        ),
         "experts": (_PART, "the pool of experts"),
         "router_se": (_PART, "the router of enhancement"),
         "router_ser": (_PART, "the router of emotion"),

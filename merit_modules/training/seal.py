@@ -79,7 +79,9 @@ def settings_of(text, overrides):
     recursive_update(stated, overrides)
     resolved = _plain(yaml.load(resolve_references(text, overrides)))
     return {
-        key: _plain(node) if isinstance(node, (dict, list)) else resolved[key]
+        key: _plain(node)
+        if isinstance(node, (dict, list)) or _is_attribute(resolved[key])
+        else resolved[key]
         for key, node in stated.items()
     }
 
@@ -90,6 +92,11 @@ class _Built(list):
 
 def _is_built(value):
     return isinstance(value, _Built)
+
+
+def _is_attribute(value):
+    # So are references to a part's size, such as <ssl_encoder.dim>, resolved.
+    return isinstance(value, list) and value[:1] == ["!apply:getattr"]
 
 
 def _plain(node):
@@ -133,6 +140,8 @@ def differences(before, now, harmless=frozenset(HARMLESS)):
         if key not in now or key in harmless:
             continue
         pair = before[key], now[key]
+        if _is_attribute(pair[0]):
+            continue  # sealed when the part itself was written down
         if key in BY_CLASS and all(map(_is_built, pair)):
             pair = before[key][0], now[key][0]
         same = pair[0] == pair[1]

@@ -179,6 +179,7 @@ def start(options):
         "num_workers": options.workers,
         "expert_hidden": 8,
         "expert_output": 8,
+        "expert_start": "apart",
         "tensorboard_logger": None,
         "init_experiment": None,
         "ssl_source": str(folder / "ssl"),
@@ -186,7 +187,8 @@ def start(options):
     known = keys_of(path.read_text())
     overrides = {k: v for k, v in overrides.items() if k in known}
     if options.system == "residual_merit":
-        del overrides["expert_output"]  # as wide as a layer
+        # As wide as a layer, and silent at first.
+        del overrides["expert_output"], overrides["expert_start"]
     hparams = with_defaults(load_hparams(path, overrides), path)
     found = {"start": options.start, "load_s": time.perf_counter() - begun}
 

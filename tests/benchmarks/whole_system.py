@@ -30,6 +30,7 @@ ssl_encoder: !new:merit_modules.ssl.RandomSSLEncoder
 PAPER = {
     "expert_hidden": 4096,
     "expert_output": 1024,
+    "expert_start": "apart",
     "se_hidden": 256,
     "ser_hidden": 1024,
     "load_balance_weight": 0.01,
@@ -84,7 +85,8 @@ def load_at_paper_size(name, ssl, folder, n_layers=None):
     path.write_text(text)
     changes = {k: v for k, v in PAPER.items() if f"\n{k}:" in text}
     if name == "residual_merit":
-        del changes["expert_output"]  # as wide as a layer
+        # As wide as a layer, and silent at first.
+        del changes["expert_output"], changes["expert_start"]
     return load_hparams(path, {**changes, "output_folder": str(folder)})
 
 

@@ -54,6 +54,7 @@ SHORT = {
     "gradient_conflict_interval": 3,
     "ssl_source": tiny_source(),
     "expert_output": 16,
+    "expert_start": "apart",
 }
 
 

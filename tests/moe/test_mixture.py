@@ -275,6 +275,28 @@ def test_experts_that_start_alike_do_the_same_and_grow_apart():
         ExpertPool(3, 8, 16, 4, start="near")
 
 
+@pytest.mark.parametrize("n_layer_reps", [1, 4])
+@pytest.mark.parametrize("hidden_size", [12, 17])
+def test_experts_that_start_as_the_mean_of_layers(n_layer_reps, hidden_size):
+    torch.manual_seed(0)
+    size = n_layer_reps * 6
+    pool = ExpertPool(3, size, hidden_size, 6, start="layer_mean")
+    x = torch.randn(50, size)
+    mean = x.unflatten(-1, (n_layer_reps, 6)).mean(dim=1)
+    for expert in pool:
+        out = expert(x)
+        torch.testing.assert_close(out, mean)
+        # All that can matter later learns from the first step.
+        out.square().sum().backward()
+        assert expert[2].weight.grad.abs().sum(dim=0).min() > 0
+
+
+@pytest.mark.parametrize("sizes", [(24, 11, 6), (24, 20, 5), (24, 100, 7)])
+def test_the_mean_of_layers_needs_room(sizes):
+    with pytest.raises(ValueError, match=f"got {sizes[0]} -> {sizes[1]} ->"):
+        ExpertPool(2, *sizes, start="layer_mean")
+
+
 def make_residual(**changes):
     options = {
         "layer_mix": LayerNormConcat(4, 6),

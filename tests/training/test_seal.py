@@ -60,6 +60,16 @@ def test_what_does_not_matter_passes(key):
     assert changed_keys(**{key: "elsewhere"}) == {}
 
 
+def test_a_size_that_is_taken_from_a_part():
+    sizes = settings_of(SHIPPED, {})
+    assert sizes["expert_output"] == "<ssl_encoder.dim>"
+    before = settings_of(SHIPPED, {"expert_output": 8})
+    assert set(differences(before, sizes)) == {"expert_output"}
+    # As it was sealed once, with the whole part in its place.
+    before["expert_output"] = ["!apply:getattr", [["SSL", {}], "dim"]]
+    assert differences(before, sizes) == {}
+
+
 def test_more_epochs_pass_and_fewer_do_not():
     assert changed_keys(stage_2_epochs=40, number_of_epochs=41) == {}
     assert "stage_2_epochs" in changed_keys(stage_2_epochs=2)
