@@ -67,6 +67,7 @@ WRONG = {
     "lr": ["-1", "fast", "", "nan", ".inf", "[1]", "True", "2020-01-01"],
     "final_lr": ["-1"],
     "ssl_lr_factor": ["-0.5"],
+    "expert_lr_factor": ["-0.1", "slow"],
     "weight_decay": ["x", "-1"],
     "number_of_epochs": ["-3", "two", "1.5", "1e3"],
     "stage_1_epochs": ["1.5", "-1", "null"],

@@ -69,9 +69,9 @@ class JointBrain(
     Hyperparameters that it reads: ``loss``, ``epoch_counter``,
     ``output_folder``; and, with defaults in
     :mod:`merit_modules.training.defaults`, ``seed``, ``stage_1_epochs``,
-    ``ssl_lr_factor``, ``lr_annealing``, ``wav_augment``,
-    ``checkpoint_score``, ``keep_checkpoints``, ``train_logger``,
-    ``tensorboard_logger``, ``gradient_surgery``,
+    ``ssl_lr_factor``, ``expert_lr_factor``, ``lr_annealing``,
+    ``wav_augment``, ``checkpoint_score``, ``keep_checkpoints``,
+    ``train_logger``, ``tensorboard_logger``, ``gradient_surgery``,
     ``gradient_conflict_interval``.
 
     Arguments
@@ -274,12 +274,14 @@ class JointBrain(
     # ---- optimisation -------------------------------------------------
 
     def init_optimizers(self):
-        """Make the optimiser: the SSL encoder at its own learning rate."""
+        """Make the optimiser: SSL encoder and experts at their own rates."""
+        rates = [(self.system.ssl_encoder, self.hparams.ssl_lr_factor)]
+        if self.hparams.expert_lr_factor != 1.0:
+            rates.append(
+                (self.system.mixture.experts, self.hparams.expert_lr_factor)
+            )
         groups = optimizer_groups(
-            self.modules,
-            self.system.ssl_encoder,
-            self.hparams.ssl_lr_factor,
-            self.remove_vector_weight_decay,
+            self.modules, rates, self.remove_vector_weight_decay
         )
         self.optimizer = self.schedule.optimizer = self.opt_class(groups)
         self.optimizers_dict = {"optimizer": self.optimizer}

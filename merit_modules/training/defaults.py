@@ -37,6 +37,7 @@ DEFAULTS = {
     "seed": 0,
     "stage_1_epochs": 0,
     "ssl_lr_factor": 1.0,
+    "expert_lr_factor": 1.0,
     "lr_annealing": None,
     "gradient_surgery": "none",
     "gradient_conflict_interval": 0,

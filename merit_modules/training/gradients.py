@@ -333,17 +333,15 @@ def _add(first, second):
     return first + second
 
 
-def optimizer_groups(modules, ssl_encoder, ssl_lr_factor, bare_vectors=False):
+def optimizer_groups(modules, rates, bare_vectors=False):
     """Group the parameters that are trained by how fast they learn.
 
     Arguments
     ---------
     modules : torch.nn.Module
         All that is trained.
-    ssl_encoder : torch.nn.Module
-        The part with a rate of its own.
-    ssl_lr_factor : float
-        Its rate over that of the others.
+    rates : list of (torch.nn.Module, float)
+        Parts with a rate of their own, and that rate over the others'.
     bare_vectors : bool
         Whether vectors (biases, weights of norms) are not decayed.
 
@@ -356,21 +354,23 @@ def optimizer_groups(modules, ssl_encoder, ssl_lr_factor, bare_vectors=False):
     Example
     -------
     >>> parts = torch.nn.ModuleList([torch.nn.Linear(2, 2, bias=False)] * 2)
-    >>> groups = optimizer_groups(parts, parts[0], 0.5)
+    >>> groups = optimizer_groups(parts, [(parts[0], 0.5)])
     >>> [(len(group["params"]), group["lr_factor"]) for group in groups]
     [(1, 0.5)]
     """
-    ssl = set(ssl_encoder.parameters())
-    groups = [
-        {"params": [], "lr_factor": 1.0},
-        {"params": [], "lr_factor": float(ssl_lr_factor)},
-    ]
+    factors = [1.0, *(float(factor) for _, factor in rates)]
+    groups = [{"params": [], "lr_factor": factor} for factor in factors]
+    group_of = {
+        parameter: number
+        for number, (part, _) in enumerate(rates, start=1)
+        for parameter in part.parameters()
+    }
     vectors = [{**group, "params": [], "weight_decay": 0.0} for group in groups]
     for parameter in modules.parameters():
         if parameter.requires_grad:
             bare = bare_vectors and parameter.ndim < 2
-            chosen = (vectors if bare else groups)[parameter in ssl]
-            chosen["params"].append(parameter)
+            chosen = vectors if bare else groups
+            chosen[group_of.get(parameter, 0)]["params"].append(parameter)
     return [group for group in groups + vectors if group["params"]]
 
 

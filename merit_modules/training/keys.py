@@ -167,6 +167,7 @@ SECTIONS = {
             one_of("apart", "alike", "zero", "layer_mean"),
             "their start",
         ),
+        "expert_lr_factor": (_RATE, "experts learn at lr times this"),
         "experts": (_PART, "the pool of experts"),
         "router_se": (_PART, "the router of enhancement"),
         "router_ser": (_PART, "the router of emotion"),

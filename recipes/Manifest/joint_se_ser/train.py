@@ -146,8 +146,8 @@ def make_brain(hparams, run_opts, data, brain_class=JointBrain):
     """Make the Brain: forward pass, loss and epochs are in its class.
 
     To change one of them, write a subclass here. It finds all keys of the YAML
-    file as attributes: hparams.ssl_lr_factor, hparams.lr_annealing,
-    hparams.wav_augment, hparams.gradient_surgery,
+    file as attributes: hparams.ssl_lr_factor, hparams.expert_lr_factor,
+    hparams.lr_annealing, hparams.wav_augment, hparams.gradient_surgery,
     hparams.gradient_conflict_interval, hparams.checkpoint_score,
     hparams.keep_checkpoints, hparams.train_logger, hparams.tensorboard_logger.
     """
