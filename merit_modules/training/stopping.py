@@ -63,6 +63,7 @@ def listening():
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        request.__init__()  # the next run was not asked
 
 
 def outlive_sigterm(worker_id):
