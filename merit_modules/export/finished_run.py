@@ -168,7 +168,7 @@ def _is_of_recipe(value):
     if not tag.startswith(("!apply:", "!name:")):
         return False
     package = tag.partition(":")[2].partition(".")[0]
-    known = ("merit_modules", "speechbrain", "torch", "builtins")
+    known = ("merit_modules", "speechbrain", "torch", "builtins", "operator")
     return package not in known
 
 
