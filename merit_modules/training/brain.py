@@ -276,10 +276,15 @@ class JointBrain(
     def init_optimizers(self):
         """Make the optimiser: SSL encoder and experts at their own rates."""
         rates = [(self.system.ssl_encoder, self.hparams.ssl_lr_factor)]
-        if self.hparams.expert_lr_factor != 1.0:
-            rates.append(
-                (self.system.mixture.experts, self.hparams.expert_lr_factor)
-            )
+        factor = self.hparams.expert_lr_factor
+        if factor != 1.0:  # else a group fewer, as in earlier checkpoints
+            experts = getattr(self.system.mixture, "experts", None)
+            if experts is None:
+                raise InputError(
+                    f"expert_lr_factor {factor}: expected a system with "
+                    "experts, this one has none"
+                )
+            rates.append((experts, factor))
         groups = optimizer_groups(
             self.modules, rates, self.remove_vector_weight_decay
         )

@@ -78,10 +78,13 @@ def settings_of(text, overrides):
     stated = yaml.load(text)
     recursive_update(stated, overrides)
     resolved = _plain(yaml.load(resolve_references(text, overrides)))
+
+    def is_value(key, node):
+        is_part = isinstance(node, (dict, list))
+        return not is_part and not _is_attribute(resolved[key])
+
     return {
-        key: _plain(node)
-        if isinstance(node, (dict, list)) or _is_attribute(resolved[key])
-        else resolved[key]
+        key: resolved[key] if is_value(key, node) else _plain(node)
         for key, node in stated.items()
     }
 
@@ -140,7 +143,7 @@ def differences(before, now, harmless=frozenset(HARMLESS)):
         if key not in now or key in harmless:
             continue
         pair = before[key], now[key]
-        if _is_attribute(pair[0]):
+        if _is_attribute(pair[0]) and str(pair[1]).startswith("<"):
             continue  # sealed when the part itself was written down
         if key in BY_CLASS and all(map(_is_built, pair)):
             pair = before[key][0], now[key][0]

@@ -177,18 +177,14 @@ def start(options):
         "output_folder": str(folder / "runs" / options.system / options.seed),
         "seed": int(options.seed),
         "num_workers": options.workers,
-        "expert_hidden": 8,
-        "expert_output": 8,
-        "expert_start": "apart",
+        "expert_hidden": 32,
+        "expert_output": 16,  # as wide as a layer
         "tensorboard_logger": None,
         "init_experiment": None,
         "ssl_source": str(folder / "ssl"),
     }
     known = keys_of(path.read_text())
     overrides = {k: v for k, v in overrides.items() if k in known}
-    if options.system == "residual_merit":
-        # As wide as a layer, and silent at first.
-        del overrides["expert_output"], overrides["expert_start"]
     hparams = with_defaults(load_hparams(path, overrides), path)
     found = {"start": options.start, "load_s": time.perf_counter() - begun}
 

@@ -22,7 +22,6 @@ CLASSES = ("angry", "sad", "happy", "neutral")
 TINY = SHORT | {
     "se_hidden": 8,
     "ser_hidden": 8,
-    "expert_hidden": 16,
     "ssl_pretrained": False,
 }
 

@@ -53,8 +53,6 @@ SHORT = {
     "grad_accumulation_factor": 1,
     "gradient_conflict_interval": 3,
     "ssl_source": tiny_source(),
-    "expert_output": 16,
-    "expert_start": "apart",
 }
 
 

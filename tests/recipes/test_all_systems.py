@@ -26,9 +26,8 @@ TINY = {
     "n_examples": 0,
     "grad_accumulation_factor": 1,
     "gradient_conflict_interval": 0,
-    "expert_hidden": 8,
-    "expert_output": 8,
-    "expert_start": "apart",
+    "expert_hidden": 32,
+    "expert_output": 16,  # as wide as a layer
     "se_hidden": 8,
     "ser_hidden": 8,
     "n_sentences": 1,
@@ -97,9 +96,6 @@ def test_a_step_by_the_documented_command(
     options["ssl_source"] = corpora / "ssl"
     if path.parent == ROOT / "hparams":
         options["data_folder"] = miniemo
-    if path.stem == "residual_merit":
-        # As wide as a layer, and silent at first.
-        del options["expert_output"], options["expert_start"]
     for key, value in options.items():
         words += [f"--{key}", str(value)] if key in known else []
     run_options = ["--debug", "--debug_batches", "1", "--debug_epochs", "1"]

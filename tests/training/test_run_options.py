@@ -14,7 +14,12 @@ from merit_modules.training.brain import JointBrain
 from merit_modules.training.defaults import DEFAULTS, NEEDED
 from merit_modules.training.experiment import as_command
 from tests.conftest import ROOT
-from tests.helpers.training import last_checkpoint, start, train
+from tests.helpers.training import (
+    last_checkpoint,
+    make_short,
+    start,
+    train,
+)
 from tests.helpers.yaml_files import changed
 
 pytestmark = pytest.mark.slow
@@ -45,6 +50,34 @@ def test_vectors_are_not_decayed(tiny_experiment, tmp_path):
         held = sum(len(group["params"]) for group in groups)
         trained = [p for p in brain.modules.parameters() if p.requires_grad]
         assert held == len(trained)
+
+
+@pytest.mark.parametrize("words", [(), ("--remove_vector_weight_decay",)])
+def test_experts_learn_at_their_own_rate(words, tiny_experiment, tmp_path):
+    hparams = start(tiny_experiment, tmp_path, expert_lr_factor=0.25)
+    brain, _ = make(hparams, *words)
+    brain.init_optimizers()
+    mixture = brain.system.mixture
+    found = {}
+    for group in brain.optimizer.param_groups:
+        for parameter in group["params"]:
+            found[id(parameter)] = group["lr_factor"]
+    for part, factor in (
+        (mixture.experts, 0.25),
+        (mixture.routers, 1.0),
+        (brain.system.se_head, 1.0),
+        (brain.system.ssl_encoder, hparams["ssl_lr_factor"]),
+    ):
+        trained = [p for p in part.parameters() if p.requires_grad]
+        assert {found[id(p)] for p in trained} == {factor}
+
+
+def test_a_rate_for_experts_needs_experts(miniemo, tmp_path):
+    _, hparams, _ = make_short("naive_mtl", miniemo, tmp_path)
+    hparams["expert_lr_factor"] = 0.5
+    brain, _ = make(hparams)
+    with pytest.raises(InputError, match=r"expert_lr_factor 0\.5: .* experts"):
+        brain.init_optimizers()
 
 
 class OneBadBatch(JointBrain):

@@ -68,6 +68,8 @@ def test_a_size_that_is_taken_from_a_part():
     # As it was sealed once, with the whole part in its place.
     before["expert_output"] = ["!apply:getattr", [["SSL", {}], "dim"]]
     assert differences(before, sizes) == {}
+    now = settings_of(SHIPPED, {"expert_output": 8})
+    assert set(differences(before, now)) == {"expert_output"}
 
 
 def test_more_epochs_pass_and_fewer_do_not():

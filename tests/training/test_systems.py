@@ -191,6 +191,7 @@ def test_a_start_that_does_not_fit_is_listed(miniemo, tmp_path):
             tmp_path / "2",
             init_from=str(tmp_path / "donor"),
             expert_output=12,
+            expert_start="apart",
         )
 
 
