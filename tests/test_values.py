@@ -622,6 +622,7 @@ def test_workers_that_are_left_open_share_the_cores(monkeypatch):
     open_ones = {"num_workers": None, "num_metric_workers": None}
     for n_cores, n_ranks, expected in (
         (1, 1, (1, 1)),
+        (2, 1, (1, 2)),
         (2, 2, (1, 1)),
         (8, 1, (2, 8)),
         (64, 2, (2, 16)),

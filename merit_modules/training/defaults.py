@@ -111,8 +111,9 @@ def workers_of(hparams):
     """Choose the numbers of processes that are left open.
 
     Two loading processes read and mix about 2,000 seconds of audio per second,
-    more than a large GPU takes (docs/performance.md). Metrics take all cores,
-    16 at most.
+    more than a large GPU takes (docs/performance.md). On two cores one of them
+    would already stand in the way of training. Metrics take all cores, 16 at
+    most.
 
     Arguments
     ---------
@@ -137,7 +138,7 @@ def workers_of(hparams):
         n_cores = os.cpu_count() or 1
     share = max(1, n_cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     chosen = {
-        "num_workers": min(2, share),
+        "num_workers": min(2, max(1, share // 2)),
         "num_metric_workers": min(16, share),
     }
     return {
