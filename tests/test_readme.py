@@ -57,7 +57,7 @@ RUN_BY = [
     ("docs/your_own*", "merit .*", "recipes/test_manifest_recipe.py::seeds"),
     ("recipes/Mini*", "python .*", "recipes/test_pretraining_recipe.py::the_d"),
     ("recipes/EMODB/*", "python .*", "recipes/test_emodb_recipe.py::the_doc"),
-    ("recipes/EMODB/*", "systems=.*", "recipes/test_emodb_recipe.py::the_doc"),
+    ("recipes/EMODB/*", "data=.*", "recipes/test_emodb_recipe.py::the_doc"),
     ("recipes/IEM*", "python .*", "recipes/test_iemocap_recipe.py::the_doc"),
     ("recipes/MSP*", "python .*", "recipes/test_msp_podcast_recipe.py::the_do"),
     ("recipes/Man*", "python .*", "recipes/test_manifest_recipe.py::one_epoch"),
