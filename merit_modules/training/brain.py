@@ -218,9 +218,8 @@ class JointBrain(
         parameters = [p for group in groups.values() for p in group]
         if not if_main_process() or not parameters:
             return
-        gradients = task_gradients(
-            losses, parameters, scale=self.scaler.get_scale()
-        )
+        scaled = {t: self.scaler.scale(loss) for t, loss in losses.items()}
+        gradients = task_gradients(scaled, parameters, self.scaler.get_scale())
         self.conflict_log.add(
             self.optimizer_step,
             self.hparams.epoch_counter.current,

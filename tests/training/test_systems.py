@@ -86,6 +86,26 @@ def test_every_system_trains(name, miniemo, tmp_path):
     assert ("layer_mix" in groups) == hasattr(brain.system.mixture, "experts")
 
 
+def test_conflict_is_that_of_the_loss_without_its_scale(miniemo, tmp_path):
+    """Float16 multiplies losses by 65,536 before it takes gradients."""
+    brain, _, _ = make_short("naive_mtl", miniemo, tmp_path)
+    weights = [p for p in brain.system.parameters() if p.requires_grad]
+    losses = {
+        "se": sum(weight.square().sum() for weight in weights),
+        "ser": sum(weight.sum() for weight in weights),
+    }
+    measured = []
+    brain.conflict_log.add = lambda *of_step: measured.append(of_step[-1])
+    for enabled in (False, True):
+        brain.scaler = torch.amp.GradScaler("cpu", enabled=enabled)
+        brain._log_conflict(losses)
+    plain, scaled = measured
+    assert set(plain) == set(scaled) != set()
+    for name, values in plain.items():
+        assert values["norm_se"] > 0
+        assert scaled[name] == pytest.approx(values, rel=1e-5)
+
+
 @pytest.mark.slow
 def test_a_cascade_trains_its_front_end_first(miniemo, tmp_path):
     folder = tmp_path / "noisy"
