@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -34,7 +35,9 @@ def report(tmp_path_factory):
     path = run / "gradient_conflict.json"
     path.write_text(json.dumps({"measurements": measured}))
     settings = Settings("base_line", n_resamples=200)
-    write_report([folder / "runs"], folder / "out", settings, "A & B")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # Matplotlib's, of a legend
+        write_report([folder / "runs"], folder / "out", settings, "A & B")
     return folder / "out"
 
 

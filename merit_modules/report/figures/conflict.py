@@ -17,7 +17,8 @@ def draw_conflict(measurements):
     Arguments
     ---------
     measurements : dict
-        System to the ``measurements`` of ``gradient_conflict.json``.
+        System to the ``measurements`` of ``gradient_conflict.json``; an empty
+        name has no legend.
 
     Returns
     -------
@@ -42,7 +43,7 @@ def draw_conflict(measurements):
         panel.axhline(0, color="0.6", linewidth=0.8)
         panel.set_xlabel("training step")
         panel.set_ylabel("mean cosine")
-        if n_lines:
+        if panel.get_legend_handles_labels()[1]:
             figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure if n_lines else None
 
