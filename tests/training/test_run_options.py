@@ -147,10 +147,13 @@ def test_what_is_left_out_spoils_nothing(
 
 
 class TooLarge(JointBrain):
-    """The third batch of an epoch is larger than the GPU's memory."""
+    """A batch of one stage is larger than the GPU's memory."""
+
+    stage = "TRAIN"
 
     def compute_forward(self, batch, stage):
-        if "TRAIN" in str(stage) and self.step == 3:
+        # In training the third one.
+        if self.stage in str(stage) and (self.step == 3 or not self.training):
             raise torch.OutOfMemoryError(
                 "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a "
                 "total capacity of 7.79 GiB of which 1.06 GiB is free. "
@@ -158,9 +161,31 @@ class TooLarge(JointBrain):
             )
         return super().compute_forward(batch, stage)
 
+    @property
+    def training(self):
+        return self.system.training
 
+
+IN_TRAINING = (
+    *("--ssl_checkpointing True", "--max_batch_size 4", "--precision bf16"),
+    *("--batch_length_s 20", "--grad_accumulation_factor 2"),
+)
+
+
+@pytest.mark.parametrize(
+    "stage, helps, does_not",
+    [
+        ("TRAIN", IN_TRAINING, ["merit evaluate"]),
+        ("VALID", IN_TRAINING[1:], ["--ssl_checkpointing"]),
+        (
+            "TEST",
+            ["merit evaluate", "--batch_length_s 20", "tested are kept"],
+            ["--start_over", "--grad_accumulation_factor", "--precision"],
+        ),
+    ],
+)
 def test_a_batch_that_is_too_large_is_told_with_what_helps(
-    tiny_experiment, tmp_path
+    tiny_experiment, tmp_path, stage, helps, does_not
 ):
     hparams = start(tiny_experiment, tmp_path)
     data = recipe.dataio_prepare(hparams)
@@ -168,17 +193,17 @@ def test_a_batch_that_is_too_large_is_told_with_what_helps(
         *("--device", "cpu", "--noprogressbar", "--ckpt_interval_steps", "1")
     )
     brain = recipe.make_brain(hparams, options, data, TooLarge)
+    brain.stage = stage
     with pytest.raises(InputError) as caught:
         recipe.fit(brain, hparams, data)
+        recipe.evaluate(brain, hparams, data)
     told = str(caught.value)
     assert "utterances, " in told and "with padding: CUDA out of" in told
     assert "1.06 GiB is free" in told and "Including" not in told
-    for option in (
-        *("--ssl_checkpointing True", "--max_batch_size 4", "--precision bf16"),
-        *("--batch_length_s 20", "--grad_accumulation_factor 2"),
-    ):
-        assert option in told
-    assert str(last_checkpoint(tmp_path / "run")) in told
+    assert all(option in told for option in helps)
+    assert not any(option in told for option in does_not)
+    if stage != "TEST":
+        assert str(last_checkpoint(tmp_path / "run")) in told
 
 
 def test_bad_gradients_are_skipped_if_asked(tiny_experiment, tmp_path, caplog):
