@@ -10,6 +10,7 @@ import soundfile
 
 from merit_modules.report import write_report
 from merit_modules.report.compare import Settings
+from merit_modules.report.figures.style import add_legend, new_figure
 from tests.helpers.browser import browser, visit
 from tests.helpers.runs_on_disk import write_examples, write_routing, write_run
 
@@ -87,6 +88,21 @@ def test_figures_are_files_too(report):
     assert {"f1_macro_over_snr.pdf", "f1_macro_over_snr.png"} <= names
     assert {"confusion.pdf", "gradient_conflict.pdf"} <= names
     assert "expert_load_base_line.pdf" in names
+
+
+@pytest.mark.parametrize(
+    "name, n_columns", [("ab", 3), ("weighted_sum_experts", 2), ("a" * 35, 1)]
+)
+def test_a_legend_is_as_wide_as_its_figure_at_most(name, n_columns):
+    figure = new_figure(5.0, 3.0)
+    panel = figure.subplots()
+    lines = [panel.plot([0, 1], [0, k])[0] for k in range(6)]
+    add_legend(figure, lines, [name] * 6)
+    (legend,) = figure.legends
+    assert legend._ncols == n_columns
+    figure.canvas.draw()
+    box = legend.get_window_extent()
+    assert -1 < box.x0 < box.x1 < figure.bbox.width + 1
 
 
 def test_sounds_do_not_clip(report):

@@ -5,6 +5,7 @@ from matplotlib import rc_context
 
 from merit_modules.report.figures.style import (
     RC,
+    add_legend,
     labelled,
     line_style,
     new_figure,
@@ -43,8 +44,7 @@ def draw_conflict(measurements):
         panel.axhline(0, color="0.6", linewidth=0.8)
         panel.set_xlabel("training step")
         panel.set_ylabel("mean cosine")
-        if panel.get_legend_handles_labels()[1]:
-            figure.legend(loc="outside lower center", ncols=3, frameon=False)
+        add_legend(figure, *panel.get_legend_handles_labels())
     return figure if n_lines else None
 
 

@@ -5,6 +5,7 @@ from matplotlib import rc_context
 
 from merit_modules.report.figures.style import (
     RC,
+    add_legend,
     labelled,
     line_style,
     new_figure,
@@ -60,15 +61,8 @@ def draw_curves(title, table, columns, systems, is_gain=False):
             if is_gain:
                 panel.axhline(0, color="0.45", linestyle=(0, (1, 1)))
         panels[0].set_ylabel(title)
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(
-            handles,
-            labels,
-            loc="outside lower center",
-            ncols=3,
-            frameon=False,
-            handlelength=3,
-        )
+        entries = panels[0].get_legend_handles_labels()
+        add_legend(figure, *entries, handlelength=3)
     return figure
 
 

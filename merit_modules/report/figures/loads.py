@@ -3,7 +3,12 @@
 import numpy as np
 from matplotlib import rc_context
 
-from merit_modules.report.figures.style import COLOURS, RC, new_figure
+from merit_modules.report.figures.style import (
+    COLOURS,
+    RC,
+    add_legend,
+    new_figure,
+)
 
 MAX_GROUPS = 10
 #: Told apart in grey print, too.
@@ -59,13 +64,7 @@ def draw_loads(analysis):
         for panel, factor in zip(panels[0], factors):
             panel.set_title(TITLES[factor], fontsize=8)
         handles, labels = panels[0][0].get_legend_handles_labels()
-        figure.legend(
-            handles,
-            labels,
-            loc="outside lower center",
-            ncols=min(6, len(labels)),
-            frameon=False,
-        )
+        add_legend(figure, handles, labels, most_columns=6)
     return figure
 
 

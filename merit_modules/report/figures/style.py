@@ -103,6 +103,37 @@ def labelled(name):
     return f" {name}" if name.startswith("_") else name
 
 
+def add_legend(figure, handles, labels, most_columns=3, **kwargs):
+    """Put a legend below, in as many columns as its names leave room for.
+
+    Arguments
+    ---------
+    figure : matplotlib.figure.Figure
+        The figure.
+    handles : list of matplotlib.artist.Artist
+        What is explained.
+    labels : list of str
+        Its names.
+    most_columns : int
+        How many columns there may be.
+    **kwargs : dict
+        Further arguments of ``matplotlib.figure.Figure.legend``.
+    """
+    for n_columns in range(min(most_columns, len(labels)), 0, -1):
+        legend = figure.legend(
+            handles,
+            labels,
+            loc="outside lower center",
+            ncols=n_columns,
+            frameon=False,
+            **kwargs,
+        )
+        box = legend.get_window_extent(figure.canvas.get_renderer())
+        if n_columns == 1 or box.width <= figure.bbox.width:
+            return
+        legend.remove()
+
+
 def file_stem(name):
     """Make a name that any file may have.
 
