@@ -491,7 +491,7 @@ def test_values_of_the_pages_pass():
     found = {}
     for page in PAGES.keys() - {"docs/performance.md"}:  # benchmarks
         for command in [*commands(page), *re.findall(r"`(.+?)`", PAGES[page])]:
-            pattern = r"--(\w+) ('[^']*'|\"[^\"]*\"|[^\s`$]+)"
+            pattern = r"--(\w+) ('[^']*'|\"[^\"]*\"|[^\s`$\"']+)"
             for key, value in re.findall(pattern, command):
                 if key in KEYS and "merit" not in value:
                     (word,) = shlex.split(value)
