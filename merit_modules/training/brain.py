@@ -38,6 +38,7 @@ from merit_modules.training.gradients import (
     parameter_groups,
     task_gradients,
 )
+from merit_modules.training.memory import TellsWhatFits
 from merit_modules.training.pace import TellsItsPace
 from merit_modules.training.ranks import TrainsAsOne
 from merit_modules.training.schedule import Schedule
@@ -57,6 +58,7 @@ class JointBrain(
     CompilesParts,
     SavesWhenAsked,
     TellsItsPace,
+    TellsWhatFits,
     StepsWithoutWaiting,
     TrainsAsOne,
     sb.Brain,

@@ -405,6 +405,28 @@ def find_best(checkpointer, score, direction, number=None):
     )
 
 
+def last_checkpoint(checkpointer):
+    """Say where the newest checkpoint is.
+
+    Arguments
+    ---------
+    checkpointer : speechbrain.utils.checkpoints.Checkpointer, optional
+        Of the run.
+
+    Returns
+    -------
+    Path or str
+        Its folder, or that there is none.
+
+    Example
+    -------
+    >>> last_checkpoint(None)
+    'not there yet'
+    """
+    last = checkpointer and checkpointer.find_checkpoint()
+    return last.path if last else "not there yet"
+
+
 def save_best(checkpointer, meta, score, direction, number):
     """Save a checkpoint; delete all but the best ones and the last two.
 

@@ -1,7 +1,6 @@
 """A training step for which the host never makes a GPU wait."""
 
 import math
-import shlex
 
 import speechbrain as sb
 import torch
@@ -10,6 +9,7 @@ from speechbrain.utils.logger import get_logger
 from merit_modules.data.gathering import gathered
 from merit_modules.data.seeding import keyed_seed
 from merit_modules.errors import InputError
+from merit_modules.training.checkpoints import last_checkpoint
 
 logger = get_logger(__name__)
 
@@ -68,46 +68,21 @@ class StepsWithoutWaiting:
         Raises
         ------
         InputError
-            If the loss is not a number, or the GPU's memory too small.
+            If the loss is not a number.
         """
         should_step = self.step % self.grad_accumulation_factor == 0
         self.on_fit_batch_start(batch, should_step)
-        try:
-            outputs, loss, value = self._accumulate(batch, should_step)
-            if should_step:
-                if self.surgery is not None:
-                    epoch = self.hparams.epoch_counter.current
-                    seed = keyed_seed(self.hparams.seed, epoch, self.step)
-                    self.surgery.set_gradients(seed)
-                self.optimizers_step()
-        except torch.OutOfMemoryError as error:
-            ways = self._lighter_trainings(batch)
-            raise InputError(self._too_large(batch, error, ways)) from error
+        outputs, loss, value = self._accumulate(batch, should_step)
+        if should_step:
+            if self.surgery is not None:
+                epoch = self.hparams.epoch_counter.current
+                seed = keyed_seed(self.hparams.seed, epoch, self.step)
+                self.surgery.set_gradients(seed)
+            self.optimizers_step()
         self.on_fit_batch_end(batch, outputs, loss, should_step)
         if should_step:
             self.schedule.end_step(self.optimizer_step)
         return value
-
-    def evaluate_batch(self, batch, stage):
-        """Validate or test on a batch; see ``speechbrain.Brain``.
-
-        Raises
-        ------
-        InputError
-            If the GPU's memory is too small.
-        """
-        try:
-            return super().evaluate_batch(batch, stage)
-        except torch.OutOfMemoryError as error:
-            if stage != sb.Stage.TEST:  # there are no gradients either
-                ways = self._lighter_trainings(batch)[-1:]
-                told = self._too_large(batch, error, ways)
-                raise InputError(told) from error
-            folder = shlex.quote(str(self.hparams.output_folder))
-            ways = [f"merit evaluate {folder} {self._half_as_much(batch)}"]
-            kept = "Conditions that were tested are kept."
-            told = self._too_large(batch, error, ways, kept)
-            raise InputError(told) from error
 
     def _accumulate(self, batch, should_step):
         """Add the gradients of a batch to those that wait for a step."""
@@ -198,39 +173,7 @@ class StepsWithoutWaiting:
             f"{self.hparams.epoch_counter.current}, step {self.step}, on the "
             f"utterances {names}. Try a lower lr or max_grad_norm, or "
             f"--precision fp32; the last good checkpoint is "
-            f"{self._last_checkpoint()}."
-        )
-
-    def _last_checkpoint(self):
-        last = self.checkpointer and self.checkpointer.find_checkpoint()
-        return last.path if last else "not there yet"
-
-    def _half_as_much(self, batch):
-        n_utterances = max(1, len(batch.noisy_wav.data) // 2)
-        length_s = self.hparams.batch_length_s / 2
-        return f"--max_batch_size {n_utterances} --batch_length_s {length_s:g}"
-
-    def _lighter_trainings(self, batch):
-        ways = [
-            f"begin anew (--start_over) with {self._half_as_much(batch)} "
-            f"--grad_accumulation_factor {self.grad_accumulation_factor * 2}"
-        ]
-        if self.precision == "fp32":
-            ways[0] += " or --precision bf16"
-        if not getattr(self.hparams, "ssl_checkpointing", True):
-            ways.insert(0, "go on with --ssl_checkpointing True (slower)")
-        return ways
-
-    def _too_large(self, batch, error, ways, kept=None):
-        n_utterances, n_samples = batch.noisy_wav.data.shape
-        seconds = n_utterances * n_samples / self.hparams.sample_rate_hz
-        told = str(error).partition(" Including")[0]
-        if kept is None:
-            kept = f"The last good checkpoint is {self._last_checkpoint()}."
-        return (
-            f"the memory of {self.device} is too small for a batch of "
-            f"{n_utterances} utterances, {seconds:.0f} s with padding: {told} "
-            f"What helps: {'; or '.join(ways)}. {kept}"
+            f"{last_checkpoint(self.checkpointer)}."
         )
 
     def optimizers_step(self):

@@ -56,6 +56,9 @@ def test_the_documented_study_runs(tree):
     printed = commands("recipes/EMODB/joint_se_ser/README.md")
     (script,) = [command for command in printed if "for fold in" in command]
     (systems,) = re.findall(r'systems="(.*?)"', script, re.S)
+    study = (ROOT / "docs" / "study_emodb.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"^\| `(\w+)` \|", study, re.M))
+    assert {*systems.split(), "sparse_merit_reference"} == shown
     assert set(systems.split()) <= SYSTEMS
     changes = {
         systems: "naive_mtl sparse_merit",

@@ -153,17 +153,14 @@ class TooLarge(JointBrain):
 
     def compute_forward(self, batch, stage):
         # In training the third one.
-        if self.stage in str(stage) and (self.step == 3 or not self.training):
+        in_training = self.system.training
+        if self.stage in str(stage) and (self.step == 3 or not in_training):
             raise torch.OutOfMemoryError(
                 "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a "
                 "total capacity of 7.79 GiB of which 1.06 GiB is free. "
                 "Including non-PyTorch memory, this process has 6.7 GiB."
             )
         return super().compute_forward(batch, stage)
-
-    @property
-    def training(self):
-        return self.system.training
 
 
 IN_TRAINING = (
