@@ -12,6 +12,7 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     n_threads = threads_each(int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
     os.environ.setdefault("OMP_NUM_THREADS", str(n_threads))
 
+import hypothesis
 import pytest
 import speechbrain  # noqa: F401  registers its lazy modules
 from speechbrain.utils.importutils import LazyModule
@@ -21,6 +22,10 @@ from merit_modules.data.miniemo import prepare
 from merit_modules.data.miniemo.prepare import NOISE_SETS
 from merit_modules.data.miniemo.speech import VOICES
 from tests.helpers.yaml_files import changed
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # Hypothesis asks every loaded module for its file, which SpeechBrain's lazy
 # stand-ins of optional packages answer with an ImportError.

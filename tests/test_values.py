@@ -540,7 +540,7 @@ NUMBERS = sorted(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_what_is_within_the_words_passes_and_nothing_else(data):
     key = data.draw(st.sampled_from(NUMBERS))

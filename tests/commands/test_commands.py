@@ -334,9 +334,7 @@ def test_lists_in_any_encoding(tmp_path, encoding):
 
 
 @given(names=st.sets(st.sampled_from(["a", "A", "b", "a.wav"]), min_size=1))
-@settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_two_recordings_of_a_folder_have_one_output(tmp_path, names):
     shutil.rmtree(tmp_path / "in", ignore_errors=True)
     (tmp_path / "in").mkdir()
@@ -597,7 +595,7 @@ def finished(model, tmp_path_factory):
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.sampled_from(
         [

@@ -81,7 +81,7 @@ def test_a_system_gives_the_same(model_type):
 
 
 @pytest.mark.parametrize("n_taps", [1, 2, 5, 16, 128])
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     lengths=st.lists(st.integers(1, 300), min_size=1, max_size=3),
     seed=st.integers(0, 99),

@@ -65,7 +65,7 @@ def test_worked_by_hand():
     assert found == pytest.approx((16129 - 250) * 2e-4 + 3.0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(1, 70),
     st.integers(0, 9),

@@ -97,7 +97,7 @@ def test_wav_headers(tmp_path, made, expected):
     np.testing.assert_allclose(samples[:8000], noise(8000), atol=1e-4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 15999), st.booleans())
 def test_a_cut_file_is_never_taken_for_a_whole_one(n_bytes, with_tags):
     whole = wav(chunks=LIST * 200 if with_tags else b"")

@@ -291,7 +291,7 @@ def test_level_is_met_or_the_peak_is(level_db, seed):
 # --------------------------------------------------------------------- noise
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(
     st.sampled_from([*noise.SEEN_TYPES, "impulses", "engine", "rain"]),
     st.integers(1600, 20000),

@@ -94,7 +94,6 @@ def test_mixing_refuses_what_has_no_snr():
         align_noise(torch.zeros(0), 4, 0)
 
 
-@settings(deadline=None)
 @given(
     level=st.floats(1e-3, 3.0), snr_db=st.floats(-20, 20), seed=st.integers(0)
 )
@@ -141,7 +140,7 @@ def recipes_of(mixer, ids):
     return {utt_id: mixer(utt_id, speech)[2] for utt_id in ids}
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     ids=st.lists(st.text(max_size=5), min_size=1, max_size=8, unique=True),
     seed=st.integers(0, 2**40),

@@ -200,7 +200,7 @@ def test_stopping_does_not_wait_for_the_rest(files, monkeypatch):
     assert len(n_read) < 30
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.binary(max_size=40), max_size=6), st.data())
 def test_garbage_in_the_cache_is_dropped(tmp_path_factory, garbage, data):
     folder = tmp_path_factory.mktemp("garbage")
@@ -503,7 +503,7 @@ def holders_of(entries):
     return holders
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(0, 12), st.integers(0, 8), st.integers(0, 99), st.integers(0, 9)
 )

@@ -15,7 +15,7 @@ from merit_modules.inference.audio import BlockResampler
 RATES = st.integers(1, 900)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(RATES, RATES, st.integers(1, 3000))
 def test_it_is_torchaudio_s_filter(old, new, n_samples):
     assume(old != new)

@@ -68,7 +68,7 @@ def can_be_split(classes_of, names):
     return False
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(st.sets(st.sampled_from("ASHN"), min_size=1), max_size=7),
     st.integers(2, 3),
@@ -86,7 +86,7 @@ def test_a_split_is_found_if_and_only_if_there_is_one(sets, n_splits, seed):
     assert classes_in(splits) == [set().union(*sets)] * n_splits
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.dictionaries(
         st.sampled_from("ASHN"),
@@ -106,7 +106,7 @@ def test_three_speakers_of_one_class_each_are_enough(sizes, seed):
     assert classes_in(splits) == [set(sizes)] * 3
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(3, 6), st.integers(0, 50), st.integers(0, 99))
 def test_rare_classes_of_nobody_known(n_rare, n_other, seed):
     entries = {f"r{i}": {"emo": "rare"} for i in range(n_rare)}

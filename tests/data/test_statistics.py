@@ -29,7 +29,7 @@ def test_by_hand():
     assert (stats.count, stats.mean, stats.std) == (4, 4.0, 5.0**0.5)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     lengths=st.lists(st.integers(1, 50), min_size=1, max_size=8),
     offset=st.floats(-10, 10),

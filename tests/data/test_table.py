@@ -28,7 +28,6 @@ def written(rows, delimiter=",", end="\n"):
 
 @settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
-    deadline=None,
 )
 @given(
     rows=st.lists(st.tuples(CELL, CELL, CELL), max_size=4),
@@ -98,7 +97,6 @@ def test_what_cannot_be_read_is_told_with_its_line(tmp_path, data, message):
 
 @settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
-    deadline=None,
 )
 @given(data=st.binary(max_size=60), header=st.booleans())
 def test_no_bytes_are_a_traceback(tmp_path, data, header):

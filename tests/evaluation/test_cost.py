@@ -167,7 +167,7 @@ def make_mixture(top_k, n_experts=3):
     ).requires_grad_(False)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 3), st.integers(1, 12), st.integers(0, 99))
 def test_a_mixture_costs_its_routers_and_the_chosen_pairs(top_k, n, seed):
     generator = torch.Generator().manual_seed(seed)

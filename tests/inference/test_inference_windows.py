@@ -43,7 +43,6 @@ def blocks_of(wav, sizes):
     return blocks
 
 
-@settings(deadline=None)
 @given(windowings(), st.integers(1, 20000))
 def test_windows_answer_for_every_sample_once(windowing, n_samples):
     windows = list(windowing.cut(n_samples))
@@ -60,7 +59,6 @@ def test_windows_answer_for_every_sample_once(windowing, n_samples):
     assert len(windows) == 1 or last.stop - last.start >= shortest
 
 
-@settings(deadline=None)
 @given(
     windowings(),
     st.integers(1, 20000),
@@ -91,7 +89,6 @@ def test_the_feeder_forgets():
     assert most < 2 * feeder.windowing.size
 
 
-@settings(deadline=None)
 @given(windowings(), windowings(), st.integers(MIN_SAMPLES, 20000))
 def test_joining_what_was_cut_gives_the_recording(windowing, behind, n_samples):
     """A system that changes nothing: no seam, no frame lost or twice."""
@@ -162,7 +159,7 @@ def test_sizes_that_cannot_be(sizes, fade_s, message):
 RATES = (8000, 16000, 22050, 44100, 48000)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.sampled_from(RATES),
     st.sampled_from(RATES),

@@ -88,7 +88,7 @@ class Counting(torch.nn.Module):
         return self.expert(x)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=4),
     top_k=st.integers(1, 3),
@@ -397,7 +397,7 @@ def test_sums_of_layers_are_those_of_each_task():
         )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     n_frames=st.integers(1, 30),
     max_frames=st.integers(1, 40),

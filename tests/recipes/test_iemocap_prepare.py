@@ -230,7 +230,7 @@ def test_random_warns_that_speakers_leak(corpus, caplog):
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.sampled_from(labels.CLASSES), min_size=40, max_size=90),
     st.integers(0, 2**32),

@@ -487,7 +487,7 @@ def test_leading_zeros_are_told(corpus, caplog):
     )
 
 
-@settings(suppress_health_check=list(HealthCheck), deadline=None)
+@settings(suppress_health_check=list(HealthCheck))
 @given(
     spelt=st.lists(st.sampled_from(range(len(SPELLINGS))), min_size=24),
     delimiter=st.sampled_from(",;\t"),

@@ -148,7 +148,6 @@ def test_broken_statistics(tmp_path, content):
         read_statistics(path)
 
 
-@settings(deadline=None)
 @given(content=st.binary(max_size=60))
 def test_any_bytes_are_refused_or_two_numbers(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "any_bytes.pkl"
@@ -160,7 +159,6 @@ def test_any_bytes_are_refused_or_two_numbers(tmp_path_factory, content):
     assert isinstance(mean, float) and std > 0
 
 
-@settings(deadline=None)
 @given(number=st.integers(0, 130), byte=st.binary(min_size=1, max_size=4))
 def test_a_changed_byte_is_refused_or_two_numbers(
     tmp_path_factory, number, byte
@@ -284,7 +282,7 @@ def test_everything_that_does_not_fit_is_listed(model):
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_any_missing_tensor_is_named(tmp_path_factory, data):
     heads = head_tensors()
@@ -467,7 +465,7 @@ def test_a_file_that_was_packed_again_reads_the_same(model, method):
 
 
 @given(st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_changed_byte_of_a_tensor_is_noticed(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("zip") / "final_ser.pt"
     state = {"out.0.bias": torch.arange(64.0)}

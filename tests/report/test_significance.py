@@ -152,7 +152,7 @@ def test_the_mean_over_conditions_is_drawn_jointly():
     np.testing.assert_allclose(found, np.mean(each, axis=0))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.randoms(use_true_random=False))
 def test_the_order_of_utterances_does_not_matter(random):
     labels, predictions, speakers = decisions(n=60, n_speakers=5)
@@ -354,7 +354,7 @@ def test_holm_worked_example():
     assert holm([]) == []
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_is_that_of_statsmodels(p_values):
     found = holm([Comparison("t", 0.0, p, 9, 9) for p in p_values])

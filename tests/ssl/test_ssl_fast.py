@@ -111,7 +111,7 @@ def test_very_short_utterances(style, n):
 
 
 @pytest.mark.slow
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.lists(st.integers(1, 40), min_size=1, max_size=4),
     st.sampled_from(sorted(STYLES)),

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -335,7 +335,6 @@ def test_the_order_comes_from_the_generator():
 ENTRY = st.floats(-8, 8, width=32).filter(lambda x: x == 0 or abs(x) > 1e-3)
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 6).flatmap(
         lambda n: st.lists(
