@@ -94,6 +94,7 @@ WRONG = {
     "n_experts": ["0", "three"],
     "top_k": ["0", "-1"],
     "se_hidden": ["0"],
+    "observation_level_db": ["3", "low"],
     "ser_hidden": ["1.5"],
     "ser_dropout": ["2", "-0.1"],
     "n_examples": ["-1", "few"],

@@ -7,6 +7,7 @@ __getattr__, __all__ = exports(
     {
         "se": "Enhancement PaddedBLSTM SEHead SpectralMask",
         "ser": "AttentiveStatsPooling MeanPooling SERHead",
-        "spectral": "LogSpectrum log1p_magnitude with_noisy_phase",
+        "spectral": "LogSpectrum log1p_magnitude observation_share "
+        "with_noisy_phase",
     },
 )

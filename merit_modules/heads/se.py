@@ -7,7 +7,11 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from merit_modules.heads.spectral import log1p_magnitude, with_noisy_phase
+from merit_modules.heads.spectral import (
+    log1p_magnitude,
+    observation_share,
+    with_noisy_phase,
+)
 from merit_modules.lengths import count_valid, valid_mask
 
 
@@ -123,6 +127,11 @@ class SEHead(SpectralMask):
         Width R of the SSL-side features.
     hidden_size : int
         Width of the BLSTM, whose directions are added (paper: 256).
+    observation_level_db : float, optional
+        What the mask took away comes back, once the head is trained, up to this
+        level in dB of the input: see
+        :func:`merit_modules.heads.spectral.observation_share`. Nothing
+        comes back by default (paper).
 
     Example
     -------
@@ -136,9 +145,16 @@ class SEHead(SpectralMask):
     torch.Size([2, 16000])
     """
 
-    def __init__(self, spectrum, feature_size, hidden_size=256):
+    def __init__(
+        self,
+        spectrum,
+        feature_size,
+        hidden_size=256,
+        observation_level_db=None,
+    ):
         super().__init__(spectrum.n_bins, feature_size, hidden_size)
         self.spectrum = spectrum
+        self.observation_level_db = observation_level_db
 
     def forward(
         self, features, noisy_wavs, lengths=None, n_frames=None, n_samples=None
@@ -208,7 +224,17 @@ class SEHead(SpectralMask):
         torch.Tensor
             Waveforms (B, N), normalised as the noisy input was.
         """
-        stft = with_noisy_phase(enhancement.log1p, enhancement.noisy_stft)
+        noisy = enhancement.noisy_stft
+        stft = with_noisy_phase(enhancement.log1p, noisy)
+        # In training the mask would learn to take away the more.
+        if self.observation_level_db is not None and not self.training:
+            removed = noisy - stft
+            share = observation_share(
+                noisy.abs().square().sum(dim=1),
+                removed.abs().square().sum(dim=1),
+                self.observation_level_db,
+            )
+            stft = stft + share.unsqueeze(1) * removed
         return self.spectrum.inverse(stft, enhancement.n_samples, n_max)
 
 

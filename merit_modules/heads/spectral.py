@@ -12,6 +12,10 @@ from torch import nn
 from merit_modules.lengths import valid_mask
 
 EPS = 1e-6  # released code: inside log1p and under the phase
+#: Frames over which energies are averaged: 1 s where one comes every 10 ms.
+SPAN = 101
+#: Energy of a silent frame, of which all is given back.
+SILENCE = 1e-12
 
 
 class LogSpectrum(nn.Module):
@@ -190,3 +194,46 @@ def with_noisy_phase(log1p, noisy_stft):
     # float32: expm1 of a half-precision feature would be audible.
     magnitude = torch.expm1(log1p.float()) - EPS
     return magnitude * noisy_stft / (noisy_stft.abs() + EPS)
+
+
+def observation_share(noisy_energy, removed_energy, level_db):
+    """Choose how much of what a mask took away is given back.
+
+    A mask takes speech away, too, above all that of voices that training has
+    not heard. What comes back has at most a fixed level under the noisy input:
+    little of loud noise, but nearly all where hardly anything was taken away,
+    since there it is more likely speech than noise. How enhanced speech gets
+    better if some of the input is added: Iwamoto et al., "How Bad Are
+    Artifacts?", Interspeech 2022.
+
+    With N and R, the energies of what came in and of what was taken away, in
+    the second around a frame, and the level l as a ratio of energies, the share
+    is ``sqrt(l N / (l N + R))``: what comes back has less energy than ``l N``.
+
+    Arguments
+    ---------
+    noisy_energy : torch.Tensor
+        Energy of each frame of the noisy input (B, S); zero in padding.
+    removed_energy : torch.Tensor
+        Energy of each frame of what the mask took away (B, S); zero in padding.
+    level_db : float
+        Highest level of what comes back, in dB of the input; negative.
+
+    Returns
+    -------
+    torch.Tensor
+        Share (B, S) of what was taken away, in (0, 1].
+
+    Example
+    -------
+    >>> noisy, removed = torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0, 0.2]])
+    >>> observation_share(noisy, removed, level_db=-20.0)
+    tensor([[0.3015, 0.3015]])
+    """
+    allowed = 10 ** (level_db / 10) * _in_span(noisy_energy) + SILENCE
+    return (allowed / (allowed + _in_span(removed_energy))).sqrt()
+
+
+def _in_span(energy):
+    # Of both energies alike, zeros beyond the ends do not change the share.
+    return F.avg_pool1d(energy, SPAN, stride=1, padding=SPAN // 2)

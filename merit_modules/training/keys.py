@@ -176,6 +176,10 @@ SECTIONS = {
     },
     "Heads and system": {
         "se_hidden": (_SIZE, "width of the SE head's BLSTM"),
+        "observation_level_db": (
+            either(NULL, number("dB", least=-100, most=0)),
+            "what the mask took away comes back, up to this",
+        ),
         "spectrum": (_PART, "the SE head's STFT"),
         "se_head": (_PART, "the SE head"),
         "ser_hidden": (_SIZE, "hidden width of the SER head"),

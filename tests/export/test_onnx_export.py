@@ -72,7 +72,8 @@ def with_mixture(kind, tasks=TASKS, top_k=1):
             {task: TopKRouter(mix.output_size, 3, top_k) for task in tasks},
             skips=skips if kind == "residual" else None,
         )
-    se_head = SEHead(LogSpectrum(), dim, hidden_size=8)
+    level_db = -25.0 if kind == "sums" else None
+    se_head = SEHead(LogSpectrum(), dim, 8, observation_level_db=level_db)
     ser_head = SERHead(MeanPooling(dim), n_classes=4, hidden_size=8)
     system = JointSystem(
         system.normalizer,

@@ -21,6 +21,7 @@ from merit_modules.export.onnx.spectrum import (
     magnitude,
     with_noisy_phase,
 )
+from merit_modules.heads.spectral import observation_share
 from merit_modules.moe.mixture import ExpertMixture
 from merit_modules.system import STD_EPS, CascadeSystem, JointSystem
 
@@ -240,7 +241,19 @@ class SystemGraph(nn.Module):
         forward, backward = hidden.chunk(2, dim=-1)
         mask = torch.sigmoid(head.output_layer(forward + backward))
         parts = with_noisy_phase(mask.transpose(1, 2) * noisy, real, imag)
+        if head.observation_level_db is not None:
+            parts = self._with_observation(parts, (real, imag))
         return self.spectrum.inverse(*parts, wav.shape[1])
+
+    def _with_observation(self, parts, noisy):
+        removed = [x - y for x, y in zip(noisy, parts)]
+        share = observation_share(
+            magnitude(*noisy).square().sum(dim=1),
+            magnitude(*removed).square().sum(dim=1),
+            self.system.se_head.observation_level_db,
+        )
+        share = share.unsqueeze(1)
+        return [y + share * r for y, r in zip(parts, removed)]
 
 
 class CascadeGraph(nn.Module):
