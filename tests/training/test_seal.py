@@ -43,7 +43,8 @@ def changed_keys(text=SHIPPED, **changes):
         ("checkpoint_score", "loss"),
         ("weight_decay", 0.1),
         ("number_of_epochs", 1),
-        ("stage_1_epochs", 2),
+        ("stage_1_epochs", 1),
+        ("observation_level_db", -10.0),
         ("precision", "bf16"),
     ],
 )
