@@ -230,11 +230,11 @@ class SEHead(SpectralMask):
         if self.observation_level_db is not None and not self.training:
             removed = noisy - stft
             share = observation_share(
-                noisy.abs().square().sum(dim=1),
-                removed.abs().square().sum(dim=1),
+                noisy.abs().square(),
+                removed.abs().square(),
                 self.observation_level_db,
             )
-            stft = stft + share.unsqueeze(1) * removed
+            stft = stft + share * removed
         return self.spectrum.inverse(stft, enhancement.n_samples, n_max)
 
 

@@ -12,9 +12,10 @@ from torch import nn
 from merit_modules.lengths import valid_mask
 
 EPS = 1e-6  # released code: inside log1p and under the phase
-#: Frames over which energies are averaged: 1 s where one comes every 10 ms.
-SPAN = 101
-#: Energy of a silent frame, of which all is given back.
+#: Bins and frames over which energies are averaged: 2.4 kHz and 1 s, where
+#: bins are 40 Hz wide and a frame comes every 10 ms.
+SPAN = (61, 101)
+#: Energy of silence, of which all is given back.
 SILENCE = 1e-12
 
 
@@ -200,40 +201,41 @@ def observation_share(noisy_energy, removed_energy, level_db):
     """Choose how much of what a mask took away is given back.
 
     A mask takes speech away, too, above all that of voices that training has
-    not heard. What comes back has at most a fixed level under the noisy input:
+    not heard. What comes back stays under the noisy input by a fixed level:
     little of loud noise, but nearly all where hardly anything was taken away,
-    since there it is more likely speech than noise. How enhanced speech gets
+    since there it is more likely speech than noise. That enhanced speech gets
     better if some of the input is added: Iwamoto et al., "How Bad Are
     Artifacts?", Interspeech 2022.
 
-    With N and R, the energies of what came in and of what was taken away, in
-    the second around a frame, and the level l as a ratio of energies, the share
-    is ``sqrt(l N / (l N + R))``: what comes back has less energy than ``l N``.
+    With N and R, the energies of what came in and of what was taken away around
+    a bin, and the level l as a ratio of energies, the share is
+    ``sqrt(l N / (l N + R))``: what comes back has less energy than ``l N``.
 
     Arguments
     ---------
     noisy_energy : torch.Tensor
-        Energy of each frame of the noisy input (B, S); zero in padding.
+        Energy of the noisy input (B, F, S); zero in padding.
     removed_energy : torch.Tensor
-        Energy of each frame of what the mask took away (B, S); zero in padding.
+        Energy of what the mask took away (B, F, S); zero in padding.
     level_db : float
         Highest level of what comes back, in dB of the input; negative.
 
     Returns
     -------
     torch.Tensor
-        Share (B, S) of what was taken away, in (0, 1].
+        Share (B, F, S) of what was taken away, in (0, 1].
 
     Example
     -------
-    >>> noisy, removed = torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0, 0.2]])
+    >>> noisy, removed = torch.ones(1, 1, 2), torch.tensor([[[0.0, 0.2]]])
     >>> observation_share(noisy, removed, level_db=-20.0)
-    tensor([[0.3015, 0.3015]])
+    tensor([[[0.3015, 0.3015]]])
     """
-    allowed = 10 ** (level_db / 10) * _in_span(noisy_energy) + SILENCE
-    return (allowed / (allowed + _in_span(removed_energy))).sqrt()
+    allowed = 10 ** (level_db / 10) * _around(noisy_energy) + SILENCE
+    return (allowed / (allowed + _around(removed_energy))).sqrt()
 
 
-def _in_span(energy):
+def _around(energy):
     # Of both energies alike, zeros beyond the ends do not change the share.
-    return F.avg_pool1d(energy, SPAN, stride=1, padding=SPAN // 2)
+    half = tuple(size // 2 for size in SPAN)
+    return F.avg_pool2d(energy, SPAN, stride=1, padding=half)

@@ -248,11 +248,10 @@ class SystemGraph(nn.Module):
     def _with_observation(self, parts, noisy):
         removed = [x - y for x, y in zip(noisy, parts)]
         share = observation_share(
-            magnitude(*noisy).square().sum(dim=1),
-            magnitude(*removed).square().sum(dim=1),
+            magnitude(*noisy).square(),
+            magnitude(*removed).square(),
             self.system.se_head.observation_level_db,
         )
-        share = share.unsqueeze(1)
         return [y + share * r for y, r in zip(parts, removed)]
 
 
