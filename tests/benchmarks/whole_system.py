@@ -32,6 +32,7 @@ PAPER = {
     "expert_output": 1024,
     "expert_start": "apart",
     "se_hidden": 256,
+    "observation_level_db": None,
     "ser_hidden": 1024,
     "load_balance_weight": 0.01,
     "se_si_sdr_weight": 0.0,
